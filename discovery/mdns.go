@@ -1,0 +1,93 @@
+// Package discovery finds peers. Each source tells what it learns to a
+// function of the caller and decides nothing: whether to remember or to dial
+// is the node's business. Nothing public is joined.
+//
+// Today there is one source: multicast DNS, for nodes on the same network.
+package discovery
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+
+	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/p2p/discovery/mdns"
+	ma "github.com/multiformats/go-multiaddr"
+	manet "github.com/multiformats/go-multiaddr/net"
+)
+
+// ServiceName is what kith nodes announce, so that they do not meet every
+// other libp2p program on the network.
+const ServiceName = "_kith._udp"
+
+const (
+	// Anybody on the network can announce anything, so what is believed is
+	// bounded: this many peers, this many addresses each.
+	maxPeers = 256
+	maxAddrs = 8
+)
+
+// MDNS announces the host on the local network (RFC 6762) and calls found for
+// each other node, and again when its addresses change. found runs on
+// discovery's goroutine and must not block. Only addresses of private
+// networks are passed on, at most 8 a peer and 256 peers in all; nothing about
+// them is proven before a connection is. Close the result to stop; it returns
+// when nothing runs any more. It fails where there is no interface that can
+// multicast.
+func MDNS(h host.Host, log *slog.Logger, found func(peer.AddrInfo)) (io.Closer, error) {
+	n := &notifee{self: h.ID(), log: log, found: found, seen: map[peer.ID]struct{}{}}
+	s := mdns.NewMdnsService(h, ServiceName, n)
+	if err := s.Start(); err != nil {
+		return nil, errors.Join(fmt.Errorf("discovery: mDNS: %w", err), s.Close())
+	}
+	return s, nil
+}
+
+type notifee struct {
+	self  peer.ID
+	log   *slog.Logger
+	found func(peer.AddrInfo)
+
+	mu   sync.Mutex // guards seen
+	seen map[peer.ID]struct{}
+}
+
+// HandlePeerFound is called by the mDNS service for each answer.
+func (n *notifee) HandlePeerFound(p peer.AddrInfo) {
+	p.Addrs = lanAddrs(p.Addrs)
+	if p.ID == n.self || p.ID.Validate() != nil || len(p.Addrs) == 0 {
+		return
+	}
+	n.mu.Lock()
+	_, known := n.seen[p.ID]
+	full := len(n.seen) >= maxPeers
+	if !known && !full {
+		n.seen[p.ID] = struct{}{}
+	}
+	n.mu.Unlock()
+	if !known && full {
+		n.log.Debug("mDNS: too many peers announced, ignoring more", "peer", p.ID)
+		return
+	}
+	n.found(p)
+}
+
+// lanAddrs keeps what can be on this network.
+func lanAddrs(in []ma.Multiaddr) []ma.Multiaddr {
+	var out []ma.Multiaddr
+	for _, a := range in {
+		if len(out) == maxAddrs {
+			break
+		}
+		if _, err := a.ValueForProtocol(ma.P_CIRCUIT); err == nil {
+			continue
+		}
+		if !manet.IsIPLoopback(a) && (manet.IsPrivateAddr(a) || manet.IsIP6LinkLocal(a)) {
+			out = append(out, a)
+		}
+	}
+	return out
+}

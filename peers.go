@@ -1,0 +1,307 @@
+package kith
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/kith-p2p/kith/identity"
+	"github.com/kith-p2p/kith/stream"
+	"github.com/kith-p2p/kith/tunnel"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/p2p/protocol/ping"
+	ma "github.com/multiformats/go-multiaddr"
+)
+
+const (
+	connectTimeout = 30 * time.Second
+	pingTimeout    = 10 * time.Second
+)
+
+// Peer is a snapshot of what is known of another node.
+type Peer struct {
+	ID        peer.ID
+	NodeID    identity.NodeID // empty when the peer's key is not Ed25519
+	Connected bool
+	Direction string // "inbound" or "outbound"
+	Address   string // of the connection in use
+	Relayed   bool
+	Since     time.Time
+	Streams   int
+	Agent     string
+	RTT       time.Duration // smoothed; 0 when it was not measured
+	Source    string        // "mdns" when found on the local network
+	Known     []string      // addresses
+}
+
+// Stream is a snapshot of one live connection through the node.
+type Stream struct {
+	ID                           uint64
+	Kind                         Kind
+	Name                         string
+	LocalPeer, RemotePeer        string
+	OriginAddress, TargetAddress string
+	Path                         string // the multiaddr the peer is reached by
+	Relayed                      bool
+	Since                        time.Time
+	BytesIn, BytesOut            uint64
+	LastError                    string
+}
+
+// Pong is one round trip.
+type Pong struct {
+	Seq     int
+	RTT     time.Duration
+	Address string
+	Relayed bool
+}
+
+// Status is a snapshot of the node.
+type Status struct {
+	Home, Version     string
+	Started           time.Time
+	Addresses, Listen []string
+	MDNS              bool
+	Peers             int // connected
+	Mounts, Streams   int
+	Opened, Served    uint64 // connections since the start
+	BytesIn, BytesOut uint64
+	Refused           map[string]uint64 // by reason
+	Notices           []string          // what was repaired at the start
+}
+
+// Peers lists connected peers and those whose addresses are known.
+func (n *Node) Peers() []Peer {
+	ids := n.host.Network().Peers()
+	for _, p := range n.host.Peerstore().PeersWithAddrs() {
+		if !slices.Contains(ids, p) {
+			ids = append(ids, p)
+		}
+	}
+	slices.Sort(ids)
+	var out []Peer
+	for _, p := range ids {
+		if p != n.host.ID() {
+			out = append(out, n.describe(p))
+		}
+	}
+	return out
+}
+
+func (n *Node) describe(p peer.ID) Peer {
+	d := Peer{ID: p, RTT: n.host.Peerstore().LatencyEWMA(p)}
+	d.NodeID, _ = identity.NodeIDFromPeerID(p)
+	if v, err := n.host.Peerstore().Get(p, "AgentVersion"); err == nil {
+		if s, ok := v.(string); ok {
+			d.Agent = strings.Map(func(r rune) rune {
+				if r < ' ' || r >= 0x7f && r < 0xa0 {
+					return -1
+				}
+				return r
+			}, s[:min(len(s), 128)])
+		}
+	}
+	if c, ok := n.conn(p); ok {
+		d.Connected, d.Address, d.Relayed = true, c.RemoteMultiaddr().String(), isRelayed(c)
+		d.Since, d.Streams = c.Stat().Opened, len(c.GetStreams())
+		d.Direction = strings.ToLower(c.Stat().Direction.String())
+	}
+	for _, a := range n.host.Peerstore().Addrs(p) {
+		d.Known = append(d.Known, a.String())
+	}
+	slices.Sort(d.Known)
+	n.mu.Lock()
+	d.Source = n.source[p]
+	n.mu.Unlock()
+	return d
+}
+
+// conn is the connection that new streams to p would use: a direct one before
+// a relayed one.
+func (n *Node) conn(p peer.ID) (network.Conn, bool) {
+	cs := n.host.Network().ConnsToPeer(p)
+	for _, c := range cs {
+		if !isRelayed(c) {
+			return c, true
+		}
+	}
+	if len(cs) > 0 {
+		return cs[0], true
+	}
+	return nil, false
+}
+
+func isRelayed(c network.Conn) bool {
+	_, err := c.RemoteMultiaddr().ValueForProtocol(ma.P_CIRCUIT)
+	return err == nil || c.Stat().Limited
+}
+
+// Connect makes sure that there is a connection to a peer, in any spelling,
+// and remembers its addresses. It blocks for at most 30 s. Errors: ErrUsage,
+// ErrUnknownPeer, *tunnel.Error.
+func (n *Node) Connect(ctx context.Context, p string) (Peer, error) {
+	id, err := n.peer(ctx, p)
+	if err != nil {
+		return Peer{}, err
+	}
+	if id == n.host.ID() {
+		return Peer{}, usage("%s is this node", id)
+	}
+	if err := n.reach(ctx, id); err != nil {
+		return Peer{}, err
+	}
+	return n.describe(id), nil
+}
+
+func (n *Node) reach(ctx context.Context, id peer.ID) error {
+	if !n.known(id) {
+		return fmt.Errorf("%w: no address of %s is known; give a full address that ends in /p2p/%s", ErrUnknownPeer, id, id)
+	}
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	return classify(n.tunnels.Connect(ctx, id))
+}
+
+// Ping measures round trips to a peer, one each interval (default 1 s), until
+// ctx ends or the loop is left. A lost round trip is an error in the sequence,
+// which goes on; a peer that cannot be connected to ends it.
+func (n *Node) Ping(ctx context.Context, p string, interval time.Duration) iter.Seq2[Pong, error] {
+	if interval <= 0 {
+		interval = time.Second
+	}
+	return func(yield func(Pong, error) bool) {
+		info, err := n.Connect(ctx, p)
+		if err != nil {
+			yield(Pong{}, err)
+			return
+		}
+		tick := time.NewTicker(interval)
+		defer tick.Stop()
+		for seq := 1; ; seq++ {
+			pong, err := n.pingOnce(ctx, info.ID, seq)
+			if ctx.Err() != nil || !yield(pong, err) {
+				return
+			}
+			select {
+			case <-tick.C:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}
+}
+
+// pingOnce is one round trip of libp2p's ping protocol: 32 bytes that come
+// back as they were.
+func (n *Node) pingOnce(ctx context.Context, id peer.ID, seq int) (Pong, error) {
+	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
+	defer cancel()
+	pong := Pong{Seq: seq}
+	if err := n.reach(ctx, id); err != nil {
+		return pong, err
+	}
+	c, err := stream.Dial(ctx, n.host, id, ping.ID, stream.WithAllowLimited(), stream.WithConfirm())
+	if err != nil {
+		return pong, plain(err)
+	}
+	defer c.Close()
+	if nc, ok := n.conn(id); ok {
+		pong.Address, pong.Relayed = nc.RemoteMultiaddr().String(), isRelayed(nc)
+	}
+	defer context.AfterFunc(ctx, func() { c.SetDeadline(time.Unix(1, 0)) })()
+	sent, got := make([]byte, ping.PingSize), make([]byte, ping.PingSize)
+	rand.Read(sent)
+	start := time.Now()
+	if _, err = c.Write(sent); err == nil {
+		_, err = io.ReadFull(c, got)
+	}
+	pong.RTT = time.Since(start)
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return pong, fmt.Errorf("no answer within %v", pingTimeout)
+	case err != nil:
+		return pong, fmt.Errorf("the connection was lost: %w", err)
+	case !bytes.Equal(sent, got):
+		return pong, errors.New("the peer answered with other bytes than it was sent")
+	}
+	n.host.Peerstore().RecordLatency(id, pong.RTT)
+	return pong, nil
+}
+
+// Streams lists the live connections, oldest first.
+func (n *Node) Streams() []Stream {
+	var out []Stream
+	for _, i := range n.tunnels.Streams.List() {
+		s := Stream{
+			ID: i.ID, Kind: Kind(i.Kind), Name: i.Protocol,
+			LocalPeer: i.LocalPeer.String(), RemotePeer: i.RemotePeer.String(),
+			OriginAddress: text(i.Local), TargetAddress: text(i.Remote), Path: text(i.Path), Relayed: i.Relayed,
+			Since: i.Since, BytesIn: i.BytesIn, BytesOut: i.BytesOut,
+		}
+		if i.LastError != nil {
+			s.LastError = i.LastError.Error()
+		}
+		out = append(out, s)
+	}
+	return out
+}
+
+func text(a ma.Multiaddr) string {
+	if len(a) == 0 {
+		return ""
+	}
+	return a.String()
+}
+
+// CloseStream cuts one connection. Errors: ErrNoSuchStream.
+func (n *Node) CloseStream(id uint64) error {
+	if !n.tunnels.Streams.Reset(id) {
+		return fmt.Errorf("%w: %d; `kith streams` lists them", ErrNoSuchStream, id)
+	}
+	return nil
+}
+
+// CloseStreams cuts every connection and returns how many there were.
+func (n *Node) CloseStreams() int {
+	closed := 0
+	for _, s := range n.tunnels.Streams.List() {
+		if n.tunnels.Streams.Reset(s.ID) {
+			closed++
+		}
+	}
+	return closed
+}
+
+// Status returns a snapshot of the node.
+func (n *Node) Status() Status {
+	st := n.tunnels.Stats()
+	s := Status{
+		Home: n.cfg.Home, Version: n.cfg.Version, Started: n.started,
+		Addresses: n.Addrs(), Notices: n.notices,
+		Peers: len(n.host.Network().Peers()), Mounts: len(n.tunnels.Listeners.List()), Streams: n.tunnels.Streams.Len(),
+		Opened: st.Opened, Served: st.Served, BytesIn: st.BytesIn, BytesOut: st.BytesOut,
+		Refused: map[string]uint64{},
+	}
+	for _, a := range n.host.Network().ListenAddresses() {
+		s.Listen = append(s.Listen, a.String())
+	}
+	for _, i := range n.tunnels.Streams.List() {
+		s.BytesIn += i.BytesIn
+		s.BytesOut += i.BytesOut
+	}
+	for r, count := range st.Refused {
+		s.Refused[tunnel.Reason(r).String()] = count
+	}
+	n.mu.Lock()
+	s.MDNS = n.mdns
+	n.mu.Unlock()
+	return s
+}

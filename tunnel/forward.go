@@ -1,0 +1,289 @@
+package tunnel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/peerstore"
+	ma "github.com/multiformats/go-multiaddr"
+	manet "github.com/multiformats/go-multiaddr/net"
+)
+
+// ForwardConfig is what a forward can be told. The zero value of a field means
+// its default.
+type ForwardConfig struct {
+	// Wait is how long a connection waits while the peer is being redialled.
+	// Default 10 s; negative: not at all.
+	Wait time.Duration
+	// Timeout is how long a connection may wait for its stream in all, and for
+	// the service's answer. Default 30 s.
+	Timeout time.Duration
+	// MaxConnections bounds the connections carried or waiting at once.
+	// Default 8192.
+	MaxConnections int
+	// Once closes the local socket after the first connection.
+	Once bool
+	// AllowCustomProtocol permits a "/" name outside "/x/".
+	AllowCustomProtocol bool
+}
+
+const (
+	defaultWait       = 10 * time.Second
+	defaultTimeout    = 30 * time.Second
+	defaultMaxForward = 8192
+	reopenDelay       = 100 * time.Millisecond
+)
+
+// DialOption changes one call of Dial or Open.
+type DialOption func(*ForwardConfig)
+
+func forwardConfig(opts []DialOption) (ForwardConfig, error) {
+	var c ForwardConfig
+	for _, o := range opts {
+		o(&c)
+	}
+	if c.Timeout < 0 || c.MaxConnections < 0 {
+		return c, fmt.Errorf("%w: a timeout or limit below zero", ErrOption)
+	}
+	if c.Wait == 0 {
+		c.Wait = defaultWait
+	}
+	if c.Timeout == 0 {
+		c.Timeout = defaultTimeout
+	}
+	if c.MaxConnections == 0 {
+		c.MaxConnections = defaultMaxForward
+	}
+	return c, nil
+}
+
+// forward is one local socket that leads to a peer's service.
+type forward struct {
+	p      *P2P
+	cfg    ForwardConfig
+	remote peer.ID
+	name   string
+	l      net.Listener
+	addr   ma.Multiaddr // of l
+	mount  *mount
+	limits *limiter
+	once   sync.Once
+	loop   sync.WaitGroup
+}
+
+// Dial forwards a local socket to a service of a peer: it listens on bindAddr
+// (a TCP address, where port 0 picks one, or a unix socket) and carries every
+// connection it accepts over a stream of its own. addr is where the peer is;
+// it may be nil, and is kept for good, not for libp2p's two minutes. Dial
+// returns as soon as the socket is bound; the peer is dialled when the first
+// connection comes. Errors: ErrName, ErrAddress, ErrOption, ErrExists (and
+// syscall.EADDRINUSE) when the socket is taken, ErrClosed.
+func (p *P2P) Dial(ctx context.Context, addr ma.Multiaddr, remote peer.ID, proto string, bindAddr ma.Multiaddr, opts ...DialOption) (*ListenerInfo, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	cfg, err := forwardConfig(opts)
+	if err != nil {
+		return nil, err
+	}
+	if err := remote.Validate(); err != nil {
+		return nil, fmt.Errorf("%w: no peer ID given: %w", ErrAddress, err)
+	}
+	if _, err := checkName(proto, cfg.AllowCustomProtocol); err != nil {
+		return nil, err
+	}
+	if err := checkSocket(bindAddr); err != nil {
+		return nil, err
+	}
+	p.Remember(remote, addr)
+	l, bound, err := listenLocal(bindAddr)
+	if err != nil {
+		return nil, err
+	}
+	f := &forward{p: p, cfg: cfg, remote: remote, name: proto, l: l, addr: bound,
+		limits: newLimiter(Limits{MaxConnections: cfg.MaxConnections})}
+	f.mount = &mount{name: proto, close: f.shut, info: ListenerInfo{
+		Kind: KindForward, Protocol: proto, Identity: remote,
+		Address: bound, TargetAddress: peerAddr(remote),
+	}}
+	if !p.begin() { // for the accept loop
+		l.Close()
+		return nil, ErrClosed
+	}
+	p.Listeners.Register(f.mount)
+	info := f.mount.snapshot()
+	f.loop.Add(1)
+	go func() {
+		defer p.wg.Done()
+		defer f.loop.Done()
+		f.accept()
+	}()
+	return &info, nil
+}
+
+// Remember keeps an address of a peer for as long as the node runs. Without
+// the peer's ID at its end it is taken as it is.
+func (p *P2P) Remember(remote peer.ID, addrs ...ma.Multiaddr) {
+	for _, a := range addrs {
+		if len(a) == 0 {
+			continue
+		}
+		if t, id := peer.SplitAddr(a); id != "" {
+			a = t
+		}
+		if len(a) > 0 {
+			p.ps.AddAddr(remote, a, peerstore.PermanentAddrTTL)
+		}
+	}
+}
+
+// listenLocal binds a local socket. Unix sockets are made private to the user;
+// one that a dead process left behind is replaced.
+func listenLocal(a ma.Multiaddr) (net.Listener, ma.Multiaddr, error) {
+	network, addr, err := manet.DialArgs(a)
+	if err != nil {
+		return nil, nil, fmt.Errorf("%w: %s: %w", ErrAddress, a, err)
+	}
+	l, err := net.Listen(network, addr)
+	if network == "unix" && errors.Is(err, syscall.EADDRINUSE) && removeStale(addr) {
+		l, err = net.Listen(network, addr)
+	}
+	if err != nil {
+		if errors.Is(err, syscall.EADDRINUSE) {
+			return nil, nil, fmt.Errorf("%w: %s is in use by another program; choose another port or path, or 0 to have one picked (%w)", ErrExists, addr, err)
+		}
+		return nil, nil, fmt.Errorf("%w: cannot listen on %s: %w", ErrAddress, a, err)
+	}
+	if network == "unix" {
+		if err := os.Chmod(addr, 0o600); err != nil {
+			return nil, nil, errors.Join(err, l.Close())
+		}
+	}
+	return l, socketAddr(l.Addr(), a), nil
+}
+
+// removeStale removes a unix socket that nobody listens on.
+func removeStale(path string) bool {
+	fi, err := os.Lstat(path)
+	if err != nil || fi.Mode()&os.ModeSocket == 0 {
+		return false
+	}
+	c, err := net.DialTimeout("unix", path, time.Second)
+	if err == nil {
+		c.Close()
+		return false
+	}
+	return errors.Is(err, syscall.ECONNREFUSED) && os.Remove(path) == nil
+}
+
+func (f *forward) shut() error {
+	var err error
+	f.once.Do(func() {
+		err = f.l.Close()
+	})
+	f.loop.Wait()
+	return err
+}
+
+// accept hands each local connection to a goroutine, until the socket is
+// closed. Running out of descriptors makes it wait, not give up.
+func (f *forward) accept() {
+	for pause := time.Duration(0); ; {
+		c, err := f.l.Accept()
+		switch {
+		case err == nil:
+			pause = 0
+		case errors.Is(err, net.ErrClosed):
+			return
+		default:
+			pause = min(time.Second, max(5*time.Millisecond, 2*pause))
+			f.mount.refuse(&Error{Reason: ReasonLimit, Err: err, Detail: "cannot accept: " + rootCause(err)})
+			select {
+			case <-time.After(pause):
+			case <-f.p.ctx.Done():
+				return
+			}
+			continue
+		}
+		if !f.p.begin() {
+			c.Close()
+			return
+		}
+		go func() {
+			defer f.p.wg.Done()
+			f.serve(c)
+		}()
+		if f.cfg.Once {
+			f.p.wg.Go(func() { f.mount.Close() })
+			return
+		}
+	}
+}
+
+// serve carries one local connection to its end, or resets it.
+func (f *forward) serve(c net.Conn) {
+	if e := f.limits.take(f.name); e != nil {
+		f.refuse(c, e)
+		return
+	}
+	defer f.limits.give()
+	end, e := f.open()
+	if e != nil {
+		f.refuse(c, e)
+		return
+	}
+	f.p.stats.opened.Add(1)
+	e = f.p.carry(c, end, end.Conn, f.mount, KindForward, socketAddr(c.RemoteAddr(), f.addr), nil)
+	switch {
+	case e == nil:
+	case end.pending: // the peer never agreed
+		f.p.refused(f.mount, f.remote, e)
+	default:
+		f.p.cut(f.mount, f.remote, e)
+	}
+}
+
+func (f *forward) refuse(c net.Conn, e *Error) {
+	newSocketEnd(c).abort(e.Reason)
+	f.p.refused(f.mount, f.remote, e)
+}
+
+// open gets a stream, redialling the peer for as long as the connection may
+// wait. A connection that was lost a moment ago still looks alive, so opening
+// may fail when connecting did not.
+func (f *forward) open() (*openedEnd, *Error) {
+	ctx, cancel := context.WithTimeout(f.p.ctx, f.cfg.Timeout)
+	defer cancel()
+	until := time.Now().Add(f.cfg.Wait)
+	for {
+		if err := f.p.dials.connect(ctx, f.remote, time.Until(until)); err != nil {
+			return nil, reasonOf(err)
+		}
+		end, err := f.p.open(ctx, f.remote, f.name, f.cfg.Timeout, false)
+		if err == nil {
+			return end, nil
+		}
+		e := reasonOf(err)
+		if e.Reason != ReasonUnreachable && e.Reason != ReasonLost || !time.Now().Before(until) {
+			return nil, e
+		}
+		select {
+		case <-time.After(reopenDelay):
+		case <-ctx.Done():
+			return nil, e
+		}
+	}
+}
+
+// Connect makes sure that there is a connection to a peer, with one attempt.
+// The error is an *Error.
+func (p *P2P) Connect(ctx context.Context, remote peer.ID) error {
+	return p.dials.connect(ctx, remote, 0)
+}

@@ -1,0 +1,287 @@
+package tunnel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"time"
+
+	"github.com/kith-p2p/kith/internal/pb/tunnelv1"
+	"github.com/kith-p2p/kith/internal/wire"
+	"github.com/kith-p2p/kith/stream"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
+	"github.com/libp2p/go-libp2p/p2p/protocol/identify"
+	"google.golang.org/protobuf/proto"
+)
+
+// Sizes and times of the opening frames; see spec.md.
+const (
+	maxOpen     = 4 << 10
+	maxReply    = 4 << 10
+	openTimeout = 10 * time.Second
+)
+
+// open opens a stream to a service of a peer that is already connected, and
+// says which service. It does not wait for the answer: the first read of the
+// returned end does. It blocks as long as opening a stream does.
+func (p *P2P) open(ctx context.Context, remote peer.ID, service string, timeout time.Duration, probe bool) (*openedEnd, error) {
+	raw, err := checkName(service, true)
+	if err != nil {
+		return nil, err
+	}
+	tag, rich := Protocol, true
+	if remote != p.id {
+		p.awaitIdentify(ctx, remote)
+		known, err := p.ps.SupportsProtocols(remote, Protocol)
+		if err != nil || len(known) == 0 {
+			if !raw {
+				return nil, &Error{Reason: ReasonNoService, Peer: remote, Service: service,
+					Detail: fmt.Sprintf("%s does not speak kith tunnels; only names that start with /x/ can be used with it", remote)}
+			}
+			tag, rich = protocol.ID(service), false
+		}
+	}
+	var opts []stream.DialOption
+	if rich {
+		opts = append(opts, stream.WithLazy()) // the open frame below carries the hello
+	}
+	c, err := stream.Dial(ctx, p.h, remote, tag, opts...)
+	if err != nil {
+		e := reasonOf(err)
+		if e.Reason == ReasonLost {
+			e = unreachable(remote, err)
+		}
+		if e.Reason == ReasonNoService && e.Detail == "" {
+			e.Detail = fmt.Sprintf("%s has no service %q", remote, service)
+		}
+		e.Peer, e.Service = remote, service
+		return nil, e
+	}
+	end := &openedEnd{streamEnd: streamEnd{c.(*stream.Conn)}, service: service, pending: rich, timeout: timeout}
+	if !rich {
+		return end, nil
+	}
+	body, err := proto.Marshal(&tunnelv1.Open{Service: service, Probe: probe})
+	if err == nil {
+		var frame []byte
+		if frame, err = wire.AppendFrame(nil, body, maxOpen); err == nil {
+			end.SetWriteDeadline(time.Now().Add(timeout))
+			_, err = end.Write(frame)
+			end.SetWriteDeadline(time.Time{})
+		}
+	}
+	if err != nil {
+		e := reasonOf(err)
+		end.abort(e.Reason)
+		return nil, e
+	}
+	return end, nil
+}
+
+// awaitIdentify waits until it is known what the peer speaks, on a connection
+// that is new.
+func (p *P2P) awaitIdentify(ctx context.Context, remote peer.ID) {
+	ids, ok := p.h.(interface{ IDService() identify.IDService })
+	if !ok {
+		return
+	}
+	for _, c := range p.h.Network().ConnsToPeer(remote) {
+		select {
+		case <-ids.IDService().IdentifyWait(c):
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// openedEnd is the peer's end of a connection that we opened: its first read
+// takes the answer to the open frame.
+type openedEnd struct {
+	streamEnd
+	service string
+	pending bool // belongs to the reading goroutine
+	timeout time.Duration
+}
+
+func (e *openedEnd) read(b *buffers, size int) (*[]byte, int, error) {
+	if err := e.answer(); err != nil {
+		return nil, 0, err
+	}
+	return e.streamEnd.read(b, size)
+}
+
+// answer reads the reply frame, once. A refusal is an *Error.
+func (e *openedEnd) answer() error {
+	if !e.pending {
+		return nil
+	}
+	e.SetReadDeadline(time.Now().Add(e.timeout))
+	body, err := wire.ReadFrame(e.Conn, maxReply)
+	if err != nil {
+		return e.badReply(err)
+	}
+	e.SetReadDeadline(time.Time{})
+	var reply tunnelv1.OpenReply
+	if err := proto.Unmarshal(body, &reply); err != nil {
+		return e.badReply(err)
+	}
+	if e.pending = reply.GetCode() != 0; e.pending {
+		return &Error{Reason: Reason(reply.GetCode()), Service: e.service, Peer: e.RemotePeer(), Detail: printable(reply.GetMessage()), Remote: true}
+	}
+	return nil
+}
+
+func (e *openedEnd) badReply(err error) *Error {
+	r := reasonOf(err)
+	switch {
+	case err == io.EOF, errors.Is(err, io.ErrUnexpectedEOF):
+		r = refuse(ReasonProtocol, "the peer ended the stream without an answer")
+	case errors.Is(err, wire.ErrTooLarge), errors.Is(err, wire.ErrMalformed), errors.Is(err, proto.Error):
+		r = refuse(ReasonProtocol, "the peer's answer is malformed")
+	case r.Reason == ReasonTimeout:
+		r.Detail = fmt.Sprintf("the peer did not answer within %v", e.timeout)
+	}
+	r.Peer, r.Service = e.RemotePeer(), e.service
+	return r
+}
+
+// readOpen reads what a peer wants from a new stream.
+func readOpen(c *stream.Conn) (*tunnelv1.Open, *Error) {
+	c.SetReadDeadline(time.Now().Add(openTimeout))
+	body, err := wire.ReadFrame(c, maxOpen)
+	if err != nil {
+		if r := reasonOf(err); r != nil && r.Reason == ReasonTimeout {
+			return nil, refuse(ReasonTimeout, "no open frame within %v", openTimeout)
+		}
+		return nil, &Error{Reason: ReasonProtocol, Detail: "bad open frame: " + oneLine(err.Error()), Err: err}
+	}
+	c.SetReadDeadline(time.Time{})
+	open := new(tunnelv1.Open)
+	if err := proto.Unmarshal(body, open); err != nil {
+		return nil, &Error{Reason: ReasonProtocol, Detail: "bad open frame", Err: err}
+	}
+	return open, nil
+}
+
+// writeReply answers an open frame. It waits at most openTimeout for a peer
+// that does not read.
+func writeReply(c *stream.Conn, e *Error) error {
+	reply := &tunnelv1.OpenReply{}
+	if e != nil {
+		reply.Code = uint32(e.Reason)
+		reply.Message = e.Detail
+		if len(reply.Message) > maxReply/2 {
+			reply.Message = reply.Message[:maxReply/2]
+		}
+	}
+	body, err := proto.Marshal(reply)
+	if err != nil {
+		return err
+	}
+	frame, err := wire.AppendFrame(nil, body, maxReply)
+	if err != nil {
+		return err
+	}
+	c.SetWriteDeadline(time.Now().Add(openTimeout))
+	defer c.SetWriteDeadline(time.Time{})
+	_, err = c.Write(frame)
+	return err
+}
+
+// printable keeps a peer's text from playing tricks on a terminal.
+func printable(s string) string {
+	out := make([]rune, 0, len(s))
+	for _, r := range s {
+		if r < ' ' || r == 0x7f || (r >= 0x80 && r < 0xa0) || r == 0x202e {
+			r = ' '
+		}
+		out = append(out, r)
+	}
+	return string(out)
+}
+
+// Open opens one connection to a service of a peer, for a program that wants
+// it as a net.Conn instead of a local port. It connects to the peer first,
+// waiting as a forward does (DialOption), and returns once the service has
+// answered: a refusal is an *Error. The connection is listed in Streams.
+func (p *P2P) Open(ctx context.Context, remote peer.ID, service string, opts ...DialOption) (net.Conn, error) {
+	cfg, err := forwardConfig(opts)
+	if err != nil {
+		return nil, err
+	}
+	if !p.begin() {
+		return nil, ErrClosed
+	}
+	defer p.wg.Done()
+	ctx, cancel := context.WithTimeout(ctx, cfg.Timeout)
+	defer cancel()
+	defer context.AfterFunc(p.ctx, cancel)()
+	if err := p.dials.connect(ctx, remote, cfg.Wait); err != nil {
+		p.refused(nil, remote, reasonOf(err))
+		return nil, err
+	}
+	end, err := p.open(ctx, remote, service, cfg.Timeout, false)
+	if err != nil {
+		p.refused(nil, remote, reasonOf(err))
+		return nil, err
+	}
+	stop := context.AfterFunc(ctx, func() { end.abort(ReasonClosed) })
+	err = end.answer()
+	if !stop() {
+		err = ctx.Err() // whatever the read said: it was cut short
+	}
+	if err != nil {
+		e := reasonOf(err)
+		end.abort(e.Reason)
+		p.refused(nil, remote, e)
+		return nil, e
+	}
+	p.stats.opened.Add(1)
+	return p.track(end.Conn, nil, KindForward, service, nil), nil
+}
+
+// Probe asks a peer whether it would serve a service to us, without touching
+// the target. It connects first, but does not wait for a peer that cannot be
+// reached. nil means yes, or that the peer does not speak kith tunnels and can
+// only be tried. Otherwise the error is an *Error.
+func (p *P2P) Probe(ctx context.Context, remote peer.ID, service string) error {
+	if !p.begin() {
+		return ErrClosed
+	}
+	defer p.wg.Done()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(p.ctx, cancel)()
+	if err := p.dials.connect(ctx, remote, 0); err != nil {
+		return err
+	}
+	if remote != p.id {
+		p.awaitIdentify(ctx, remote)
+		if known, err := p.ps.SupportsProtocols(remote, Protocol); (err != nil || len(known) == 0) && service != "" && service[0] == '/' {
+			return nil
+		}
+	}
+	end, err := p.open(ctx, remote, service, openTimeout, true)
+	if err != nil {
+		return err
+	}
+	defer end.Close()
+	defer context.AfterFunc(ctx, func() { end.abort(ReasonClosed) })()
+	if err := end.answer(); err != nil {
+		return err // not a nil *Error
+	}
+	return nil
+}
+
+// pathOf returns how the peer at the other end of c is reached.
+func pathOf(c *stream.Conn) (network.Conn, bool) {
+	if s := c.Stream(); s != nil {
+		return s.Conn(), true
+	}
+	return nil, false
+}

@@ -1,0 +1,150 @@
+package tunnel
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/kith-p2p/kith/internal/backoff"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/p2p/net/swarm"
+)
+
+const (
+	redialFirst   = 200 * time.Millisecond
+	redialLimit   = 3 * time.Second
+	redialTimeout = 15 * time.Second
+)
+
+// redials makes connections to peers for connections that wait: one attempt at
+// a time for each peer, however many wait for it.
+type redials struct {
+	p *P2P
+
+	mu    sync.Mutex // guards peers, and every redial in it
+	peers map[peer.ID]*redial
+}
+
+type redial struct {
+	waiters int
+	cancel  context.CancelFunc
+	round   chan struct{} // closed when the attempt under way has ended
+	err     error         // of the last attempt
+	done    bool          // connected
+	over    bool          // no further attempt
+}
+
+// connect returns when there is a connection to the peer. While attempts fail
+// it waits for the next one until wait has passed or ctx ends, then returns
+// why the last one failed.
+func (r *redials) connect(ctx context.Context, remote peer.ID, wait time.Duration) error {
+	if remote == r.p.id {
+		return nil
+	}
+	switch r.p.h.Network().Connectedness(remote) {
+	case network.Connected, network.Limited:
+		return nil
+	}
+	until := time.Now().Add(wait)
+	d := r.join(remote)
+	defer r.leave(remote, d)
+	for {
+		r.mu.Lock()
+		round := d.round
+		r.mu.Unlock()
+		select {
+		case <-round:
+		case <-ctx.Done():
+			r.mu.Lock()
+			err := d.err
+			r.mu.Unlock()
+			if err == nil {
+				err = ctx.Err()
+			}
+			return unreachable(remote, err)
+		}
+		r.mu.Lock()
+		done, over, err := d.done, d.over, d.err
+		r.mu.Unlock()
+		if done {
+			return nil
+		}
+		if over || !time.Now().Before(until) {
+			return unreachable(remote, err)
+		}
+	}
+}
+
+func (r *redials) join(remote peer.ID) *redial {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if d := r.peers[remote]; d != nil {
+		d.waiters++
+		return d
+	}
+	ctx, cancel := context.WithCancel(r.p.ctx)
+	d := &redial{waiters: 1, cancel: cancel, round: make(chan struct{})}
+	if r.peers == nil {
+		r.peers = map[peer.ID]*redial{}
+	}
+	r.peers[remote] = d
+	if !r.p.begin() {
+		d.err, d.over = ErrClosed, true
+		close(d.round)
+		return d
+	}
+	go func() {
+		defer r.p.wg.Done()
+		r.run(ctx, remote, d)
+	}()
+	return d
+}
+
+// leave ends the attempts when nobody waits any more.
+func (r *redials) leave(remote peer.ID, d *redial) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if d.waiters--; d.waiters == 0 {
+		d.cancel()
+		if r.peers[remote] == d {
+			delete(r.peers, remote)
+		}
+	}
+}
+
+// run dials until it succeeds or nobody waits.
+func (r *redials) run(ctx context.Context, remote peer.ID, d *redial) {
+	for failures := 0; ; {
+		err := r.dial(ctx, remote)
+		r.mu.Lock()
+		d.err, d.done = err, err == nil
+		close(d.round)
+		if err == nil || ctx.Err() != nil {
+			d.over = true
+			if r.peers[remote] == d {
+				delete(r.peers, remote) // who comes next starts afresh
+			}
+			r.mu.Unlock()
+			return
+		}
+		d.round = make(chan struct{})
+		r.mu.Unlock()
+		failures++
+		select {
+		case <-time.After(backoff.Jittered(failures, redialFirst, redialLimit)):
+		case <-ctx.Done():
+		}
+	}
+}
+
+func (r *redials) dial(ctx context.Context, remote peer.ID) error {
+	ctx, cancel := context.WithTimeout(ctx, redialTimeout)
+	defer cancel()
+	// This redial has a backoff of its own; the swarm's would only answer "too
+	// early" without trying.
+	if s, ok := r.p.h.Network().(interface{ Backoff() *swarm.DialBackoff }); ok {
+		s.Backoff().Clear(remote)
+	}
+	return r.p.h.Connect(ctx, peer.AddrInfo{ID: remote})
+}

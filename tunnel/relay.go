@@ -1,0 +1,134 @@
+package tunnel
+
+import (
+	"context"
+	"errors"
+	"io"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/time/rate"
+)
+
+// relay carries one connection between two ends until both directions have
+// ended, exactly as TCP would: an EOF on one side becomes a half-close on the
+// other and the reverse direction goes on; an error on one side becomes a
+// reset on both.
+type relay struct {
+	socket, peer end
+	bufs         *buffers
+
+	// in counts bytes from the peer, out bytes to the peer.
+	in, out atomic.Uint64
+	// limitIn and limitOut are the service's bandwidth; nil means none.
+	limitIn, limitOut *rate.Limiter
+
+	last  atomic.Int64 // time of the last traffic, unix nanoseconds
+	cause atomic.Pointer[Error]
+}
+
+// run blocks until both directions have ended and both ends are closed. ctx
+// only releases waits for bandwidth. The result is nil when both sides ended
+// with EOF.
+func (r *relay) run(ctx context.Context, idle time.Duration) *Error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	r.last.Store(time.Now().UnixNano())
+	if idle > 0 {
+		stop := r.watchIdle(idle)
+		defer stop()
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if !r.half(ctx, r.socket, r.peer, &r.in, r.limitIn) {
+			cancel()
+		}
+	}()
+	if !r.half(ctx, r.peer, r.socket, &r.out, r.limitOut) {
+		cancel()
+	}
+	<-done
+	// After an abort these are no-ops.
+	r.peer.Close()
+	r.socket.Close()
+	return r.cause.Load()
+}
+
+// half copies src to dst and reports whether it ended with EOF.
+func (r *relay) half(ctx context.Context, dst, src end, count *atomic.Uint64, limit *rate.Limiter) bool {
+	size := bufStart
+	for {
+		buf, n, err := src.read(r.bufs, size)
+		if n > 0 {
+			r.last.Store(time.Now().UnixNano())
+			werr := waitFor(ctx, limit, n)
+			if werr == nil {
+				_, werr = dst.Write((*buf)[:n])
+			}
+			size = nextSize(len(*buf), n)
+			r.bufs.put(buf)
+			if werr != nil {
+				r.fail(reasonOf(werr))
+				return false
+			}
+			count.Add(uint64(n))
+		}
+		switch {
+		case err == nil:
+		case errors.Is(err, io.EOF):
+			if err := dst.CloseWrite(); err != nil {
+				// The reader is gone already; its own direction says why.
+				return true
+			}
+			return true
+		default:
+			r.fail(reasonOf(err))
+			return false
+		}
+	}
+}
+
+// fail records the first reason and cuts both ends with it.
+func (r *relay) fail(e *Error) {
+	if e == nil {
+		e = &Error{Reason: ReasonLost}
+	}
+	r.cause.CompareAndSwap(nil, e)
+	why := r.cause.Load().Reason
+	r.peer.abort(why)
+	r.socket.abort(why)
+}
+
+// watchIdle cuts the connection when nothing moved for the given time. The
+// returned function stops watching.
+func (r *relay) watchIdle(idle time.Duration) (stop func() bool) {
+	var t *time.Timer
+	ready := make(chan struct{})
+	t = time.AfterFunc(idle, func() {
+		<-ready
+		quiet := time.Since(time.Unix(0, r.last.Load()))
+		if quiet >= idle {
+			r.fail(refuse(ReasonIdle, "no traffic for %v", idle))
+			return
+		}
+		t.Reset(idle - quiet)
+	})
+	close(ready)
+	return t.Stop
+}
+
+// waitFor blocks until the service's bandwidth allows n more bytes.
+func waitFor(ctx context.Context, l *rate.Limiter, n int) error {
+	if l == nil {
+		return nil
+	}
+	for n > 0 {
+		part := min(n, l.Burst())
+		if err := l.WaitN(ctx, part); err != nil {
+			return err
+		}
+		n -= part
+	}
+	return nil
+}
