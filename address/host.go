@@ -11,6 +11,10 @@ import (
 // MaxLength is the longest input in bytes that anything here parses.
 const MaxLength = 4096
 
+// maxPart is the longest part between two slashes of a multiaddr: a hostname's 253; peer IDs have 46 to 80 characters.
+// Base58 takes quadratic time: one "peer ID" of MaxLength costs 60 ms.
+const maxPart = 253
+
 // maxPath leaves room in MaxLength for the longest protocol, ID, host and port.
 const maxPath = 3072
 

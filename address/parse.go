@@ -141,6 +141,9 @@ func decodePeerID(s string) (peer.ID, error) {
 	if strings.Contains(s, "/") {
 		return "", errors.New("a slash is no part of a peer ID")
 	}
+	if len(s) > maxPart {
+		return "", fmt.Errorf("%d characters are too many for a peer ID", len(s))
+	}
 	c, err := ma.NewComponent("p2p", s) // checks the multihash, which peer.Decode does not
 	if err != nil {
 		return "", fmt.Errorf("not a peer ID: %s", clip(err.Error()))
@@ -153,6 +156,11 @@ func decodePeerID(s string) (peer.ID, error) {
 // *ParseError: ErrPeerIDRequired without an ID at the end, identity.ErrNoPublicKey when it is only a hash (Qm...), and
 // *UnsupportedError for what cannot be dialled.
 func FromMultiaddr(m ma.Multiaddr) (NodeAddress, error) {
+	for i := range m {
+		if n := len(m[i].RawValue()); n > maxPart { // before printing it, which takes quadratic time for a peer ID
+			return NodeAddress{}, parseError("/"+m[i].Protocol().Name, fmt.Errorf("its value has %d bytes, at most %d are allowed", n, maxPart))
+		}
+	}
 	a, err := fromMultiaddr(m)
 	if err != nil {
 		return NodeAddress{}, parseError(m.String(), err)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/kith-p2p/kith/identity"
 	ma "github.com/multiformats/go-multiaddr"
+	mh "github.com/multiformats/go-multihash"
 )
 
 func TestParseSpellings(t *testing.T) {
@@ -219,6 +220,39 @@ func TestUnsupportedIsNamed(t *testing.T) {
 				t.Errorf("%s: %v, want an UnsupportedError for %q", in, err, c.component)
 			}
 		}
+	}
+}
+
+// Regression: base58 takes quadratic time, so that one hostile address of 4 KB held a core for 60 ms. Whatever is that
+// long must be refused before it is decoded or printed; the values below would be valid otherwise.
+func TestHugePeerIDIsRefusedUnread(t *testing.T) {
+	long := make([]byte, 2900)
+	for i := range long {
+		long[i] = byte(i * 7)
+	}
+	sum, err := mh.Sum(long, mh.IDENTITY, -1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := sum.B58String()
+	for _, in := range []string{"/ip4/1.2.3.4/tcp/1/p2p/" + text, "libp2p://" + string(nodeA) + "@h/p2p/" + text[:3000], "/p2p/" + text} {
+		for _, parse := range []func(string) error{
+			func(s string) error { _, err := Parse(s); return err },
+			func(s string) error { _, _, err := ParsePeer(s); return err },
+		} {
+			if err := parse(in); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "at most 253 are allowed") {
+				t.Errorf("%.60s: %.300v", in, err)
+			}
+		}
+	}
+	if _, _, err := ParsePeer(text); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "too many for a peer ID") {
+		t.Errorf("alone: %.300v", err)
+	}
+	if _, err := FromMultiaddr(mustMultiaddr(t, "/p2p/"+text)); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "at most 253") {
+		t.Errorf("FromMultiaddr: %.300v", err)
+	}
+	if _, err := FromMultiaddr(nil); !errors.Is(err, ErrInvalid) {
+		t.Errorf("FromMultiaddr(nil): %v", err)
 	}
 }
 

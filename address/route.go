@@ -231,8 +231,14 @@ func (r route) checkNode(id identity.NodeID) error {
 	return nil
 }
 
-// parseMultiaddr is ma.NewMultiaddr without the whole input in its error, which ours names already.
+// parseMultiaddr is ma.NewMultiaddr with bounded parts, and without the whole input in its error, which ours names
+// already.
 func parseMultiaddr(s string) (ma.Multiaddr, error) {
+	for part := range strings.SplitSeq(s, "/") {
+		if len(part) > maxPart {
+			return nil, fmt.Errorf("multiaddr: part %q has %d characters, at most %d are allowed", clip(part), len(part), maxPart)
+		}
+	}
 	m, err := ma.NewMultiaddr(s)
 	if err != nil {
 		text := strings.TrimPrefix(err.Error(), fmt.Sprintf("failed to parse multiaddr %q: ", strings.TrimRight(s, "/")))

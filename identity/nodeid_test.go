@@ -112,6 +112,7 @@ func TestNodeIDFromPeerIDRefuses(t *testing.T) {
 		"secp256k1":     {secpID, ErrNotEd25519},
 		"unusual order": {peer.ID(swapped), ErrPeerID},
 		"garbage":       {peer.ID(garbage), ErrPeerID},
+		"huge":          {peer.ID(garbage) + peer.ID(make([]byte, 1<<20)), ErrPeerID},
 	} {
 		if id, err := NodeIDFromPeerID(c.id); !errors.Is(err, c.want) || id != "" {
 			t.Errorf("%s: %q, %v, want %v", name, id, err, c.want)

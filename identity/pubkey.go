@@ -14,6 +14,10 @@ import (
 // PubKeySize is the length of a public key in bytes.
 const PubKeySize = ed25519.PublicKeySize
 
+// maxPeerID bounds the bytes of a peer ID, printing of which takes quadratic time: keys of up to 42 bytes are carried
+// inline, longer ones hashed, and two bytes say which.
+const maxPeerID = 64
+
 // PubKey is an Ed25519 public key. It is a value: comparable with ==, usable as a map key, safe for concurrent use.
 // The zero value means no key: it has no names and verifies nothing.
 type PubKey struct {
@@ -38,6 +42,9 @@ func PubKeyFromBytes(b []byte) (PubKey, error) {
 func PubKeyFromPeerID(id peer.ID) (PubKey, error) {
 	if id == "" {
 		return PubKey{}, fmt.Errorf("%w: empty", ErrPeerID)
+	}
+	if len(id) > maxPeerID {
+		return PubKey{}, fmt.Errorf("%w: it has %d bytes, at most %d are possible", ErrPeerID, len(id), maxPeerID)
 	}
 	k, err := id.ExtractPublicKey()
 	if errors.Is(err, peer.ErrNoPublicKey) {

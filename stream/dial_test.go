@@ -199,24 +199,21 @@ func TestDialEndsWithItsContext(t *testing.T) {
 	release := hold(t, b)
 	t.Cleanup(func() { checkNothingLeft(t, a, b) })
 	t.Cleanup(release)
-	ended, cancel := context.WithCancel(t.Context())
-	cancel()
-	short, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
-	defer cancel()
-	cancelled, cancel := context.WithCancel(t.Context())
-	time.AfterFunc(20*time.Millisecond, cancel)
 	for _, tc := range []struct {
 		name string
-		ctx  context.Context
+		end  func(context.CancelFunc)
 		want error
 		text string
 	}{
-		{"ended before", ended, context.Canceled, "not dialled"},
-		{"deadline", short, context.DeadlineExceeded, "has not agreed"},
-		{"cancelled", cancelled, context.Canceled, "has not agreed"},
+		{"ended before", func(cancel context.CancelFunc) { cancel() }, context.Canceled, "not dialled"},
+		{"cancelled", func(cancel context.CancelFunc) { time.AfterFunc(50*time.Millisecond, cancel) }, context.Canceled, "has not agreed"},
+		{"deadline", func(context.CancelFunc) {}, context.DeadlineExceeded, "has not agreed"},
 	} {
 		within(t, 5*time.Second, tc.name, func() {
-			_, err := Dial(tc.ctx, a, b.ID(), newTag(), WithConfirm())
+			ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+			defer cancel()
+			tc.end(cancel)
+			_, err := Dial(ctx, a, b.ID(), newTag(), WithConfirm())
 			if !errors.Is(err, tc.want) || !strings.Contains(err.Error(), tc.text) {
 				t.Errorf("%s: %v", tc.name, err)
 			}

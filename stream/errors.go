@@ -45,29 +45,37 @@ func (e *resetError) Unwrap() []error {
 	return []error{syscall.ECONNRESET, network.ErrReset, e.cause}
 }
 
+// closedError is a stream that was reset on this side, below the Conn.
+type closedError struct{ cause *network.StreamError }
+
+func (e *closedError) Error() string   { return e.cause.Error() }
+func (e *closedError) Unwrap() []error { return []error{net.ErrClosed, e.cause} }
+
 // MapError turns an error of a bare libp2p stream into what users of net.Conn
 // expect, by the table in the package comment. nil and io.EOF stay as they
 // are. An error it does not know is taken for a lost connection. It cannot
 // know that the caller closed the stream itself; Conn does.
 func MapError(err error) error {
-	if err == nil || err == io.EOF || errors.Is(err, net.ErrClosed) {
+	if err == nil || err == io.EOF || err == net.ErrClosed || err == os.ErrDeadlineExceeded {
 		return err
 	}
 	if _, ok := errors.AsType[*resetError](err); ok {
 		return err
 	}
+	if _, ok := errors.AsType[*closedError](err); ok {
+		return err
+	}
 	if se, ok := errors.AsType[*network.StreamError](err); ok {
 		if !se.Remote {
-			return fmt.Errorf("%w: %w", net.ErrClosed, se)
+			return &closedError{se}
 		}
 		return &resetError{text: fmt.Sprintf("stream reset by peer (code 0x%x)", uint32(se.ErrorCode)), cause: se}
 	}
 	if ce, ok := errors.AsType[*network.ConnError](err); ok {
-		e := &resetError{text: "connection to peer lost: " + err.Error()}
-		if !errors.Is(ce, io.EOF) && !errors.Is(ce, os.ErrDeadlineExceeded) {
-			e.cause = ce
-		}
-		return e
+		// Without what the transport says: QUIC's errors of a lost connection
+		// claim to be net.ErrClosed, which here means that we closed it.
+		return &resetError{text: "connection to peer lost: " + err.Error(),
+			cause: &network.ConnError{Remote: ce.Remote, ErrorCode: ce.ErrorCode}}
 	}
 	// A lost connection may carry a timeout of its own at the bottom (keep-alive,
 	// the kernel's); only what is not a reset can be a deadline of ours, and

@@ -113,7 +113,12 @@ func relayed(tb testing.TB, opts ...relay.Option) (a, b corehost.Host) {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() { service.Close() })
-	at := peer.AddrInfo{ID: r.ID(), Addrs: r.Network().ListenAddresses()}
+	at := peer.AddrInfo{ID: r.ID()}
+	for _, addr := range r.Network().ListenAddresses() { // /p2p-circuit is one of them
+		if _, err := addr.ValueForProtocol(ma.P_TCP); err == nil {
+			at.Addrs = append(at.Addrs, addr)
+		}
+	}
 	connect(tb, b, at)
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()

@@ -187,7 +187,7 @@ func TestBacklogIsBounded(t *testing.T) {
 		for range cap(refusals) {
 			c, err := Dial(t.Context(), a, b.ID(), ln.(*listener).key.tag)
 			if err != nil { // oneself learns at once
-				checkReset(t, "self", errors.Unwrap(err), network.StreamResourceLimitExceeded)
+				checkReset(t, "self", err, network.StreamResourceLimitExceeded)
 				refusals <- nil
 				continue
 			}

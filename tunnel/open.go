@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"strings"
 	"time"
 
 	"github.com/kith-p2p/kith/internal/pb/tunnelv1"
@@ -33,17 +34,12 @@ func (p *P2P) open(ctx context.Context, remote peer.ID, service string, timeout 
 	if err != nil {
 		return nil, err
 	}
-	tag, rich := Protocol, true
-	if remote != p.id {
-		p.awaitIdentify(ctx, remote)
-		known, err := p.ps.SupportsProtocols(remote, Protocol)
-		if err != nil || len(known) == 0 {
-			if !raw {
-				return nil, &Error{Reason: ReasonNoService, Peer: remote, Service: service,
-					Detail: fmt.Sprintf("%s does not speak kith tunnels; only names that start with /x/ can be used with it", remote)}
-			}
-			tag, rich = protocol.ID(service), false
-		}
+	// A raw name works either way; a plain one needs a kith node, and whether
+	// the peer is one is for its answer to say: what identify knows of a node
+	// that has just started may be older than its tunnels.
+	tag, rich := Protocol, !raw || p.speaksKith(ctx, remote)
+	if !rich {
+		tag = protocol.ID(service)
 	}
 	var opts []stream.DialOption
 	if rich {
@@ -82,21 +78,23 @@ func (p *P2P) open(ctx context.Context, remote peer.ID, service string, timeout 
 	return end, nil
 }
 
-// awaitIdentify waits until it is known what the peer speaks, on a connection
-// that is new.
-func (p *P2P) awaitIdentify(ctx context.Context, remote peer.ID) {
-	ids, ok := p.h.(interface{ IDService() identify.IDService })
-	if !ok {
-		return
+// speaksKith says whether the peer is known to speak Protocol. It waits for
+// identify on a connection that is new.
+func (p *P2P) speaksKith(ctx context.Context, remote peer.ID) bool {
+	if remote == p.id {
+		return true
 	}
-	for _, c := range p.h.Network().ConnsToPeer(remote) {
-		select {
-		case <-ids.IDService().IdentifyWait(c):
-			return
-		case <-ctx.Done():
-			return
+	if ids, ok := p.h.(interface{ IDService() identify.IDService }); ok {
+		for _, c := range p.h.Network().ConnsToPeer(remote) {
+			select {
+			case <-ids.IDService().IdentifyWait(c):
+			case <-ctx.Done():
+				return false
+			}
 		}
 	}
+	known, err := p.ps.SupportsProtocols(remote, Protocol)
+	return err == nil && len(known) > 0
 }
 
 // openedEnd is the peer's end of a connection that we opened: its first read
@@ -143,6 +141,8 @@ func (e *openedEnd) badReply(err error) *Error {
 		r = refuse(ReasonProtocol, "the peer ended the stream without an answer")
 	case errors.Is(err, wire.ErrTooLarge), errors.Is(err, wire.ErrMalformed), errors.Is(err, proto.Error):
 		r = refuse(ReasonProtocol, "the peer's answer is malformed")
+	case errors.Is(err, stream.ErrNoSuchService):
+		r.Detail = fmt.Sprintf("%s does not speak kith tunnels; only names that start with /x/ can be used with it", e.RemotePeer())
 	case r.Reason == ReasonTimeout:
 		r.Detail = fmt.Sprintf("the peer did not answer within %v", e.timeout)
 	}
@@ -260,11 +260,8 @@ func (p *P2P) Probe(ctx context.Context, remote peer.ID, service string) error {
 	if err := p.dials.connect(ctx, remote, 0); err != nil {
 		return err
 	}
-	if remote != p.id {
-		p.awaitIdentify(ctx, remote)
-		if known, err := p.ps.SupportsProtocols(remote, Protocol); (err != nil || len(known) == 0) && service != "" && service[0] == '/' {
-			return nil
-		}
+	if strings.HasPrefix(service, "/") && !p.speaksKith(ctx, remote) {
+		return nil
 	}
 	end, err := p.open(ctx, remote, service, openTimeout, true)
 	if err != nil {

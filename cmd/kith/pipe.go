@@ -1,0 +1,108 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/kith-p2p/kith/daemon"
+	"github.com/kith-p2p/kith/internal/pb/controlv1"
+)
+
+// pipe connects standard input and output to a service, through a unix socket
+// in the home that lives as long as the call. Half-close travels both ways: the
+// end of standard input reaches the service while its answer is still read. A
+// connection that was cut is an error that says why.
+func (a *app) pipe(ctx context.Context, c *daemon.Client, req *controlv1.ConnectRequest) error {
+	path := filepath.Join(c.Home(), "p-"+strings.ToLower(rand.Text()[:6])+".sock") // no longer than control.sock
+	req.Listen = "unix:" + path
+	req.Check = true // nobody is there to try again later
+	stop := a.working("connecting to %s", req.GetPeer())
+	defer stop()
+	res, err := c.Connect(ctx, req)
+	if err != nil {
+		return err
+	}
+	defer os.Remove(path) // should the node be gone before it could
+
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	for _, err := range c.Hold(ctx, res.GetMount().GetId()) {
+		if err != nil {
+			return err
+		}
+		stop()
+		// Leaving the sequence removes the mount, and with it the reason.
+		return a.whyCut(ctx, c, res.GetMount().GetId(), a.pump(ctx, path))
+	}
+	return errClosedEarly
+}
+
+// errClosedEarly: someone closed the mount between its making and its use.
+var errClosedEarly = errors.New("another command closed this connection before it was used; run it again")
+
+// errNotRead: the service went away with part of standard input unread.
+var errNotRead = errors.New("the service closed the connection before it had read all of standard input; look at the service's own log")
+
+// pump copies standard input to the socket and the socket to standard output,
+// each until its end, and closes the socket's write side after the former. On a
+// terminal it does not wait for the input's end once the service has finished.
+func (a *app) pump(ctx context.Context, path string) error {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unix", path)
+	if err != nil {
+		return fmt.Errorf("cannot use the socket of this connection: %w; run it again", err)
+	}
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+
+	// A read of standard input cannot be interrupted: when the service ends
+	// first, this goroutine ends with the process.
+	sent := make(chan error, 1)
+	go func() {
+		_, err := io.Copy(conn, a.stdin)
+		if hc, ok := conn.(interface{ CloseWrite() error }); ok && err == nil {
+			err = hc.CloseWrite()
+		}
+		sent <- err
+	}()
+	if _, err := io.Copy(a.stdout, conn); err != nil {
+		return err
+	}
+	if isTerminal(a.stdin) {
+		return nil
+	}
+	select {
+	case err := <-sent:
+		if err != nil {
+			return errNotRead
+		}
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// whyCut turns the end of a connection into the reason that the node knows for
+// it, if it was cut.
+func (a *app) whyCut(ctx context.Context, c *daemon.Client, mount uint64, pumped error) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	list, err := c.ListMounts(ctx)
+	if err != nil {
+		return errors.Join(pumped, err)
+	}
+	for _, m := range list.GetMounts() {
+		if m.GetId() == mount && m.GetLastError() != "" {
+			return fmt.Errorf("the connection was cut: %s", m.GetLastError())
+		}
+	}
+	return pumped
+}

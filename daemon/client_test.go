@@ -1,0 +1,102 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/kith-p2p/kith"
+	"github.com/kith-p2p/kith/internal/pb/controlv1"
+)
+
+func TestDialWithoutANode(t *testing.T) {
+	home := newHome(t)
+	t.Setenv(HomeVariable, home)
+	_, err := Dial(home)
+	if !errors.Is(err, ErrNotRunning) || err.Error() != "no kith node is running in "+home+": start one with `kith up`" {
+		t.Errorf("the default home: %v", err)
+	}
+	other := home + " two"
+	if _, err := Dial(other); !errors.Is(err, ErrNotRunning) || !strings.HasSuffix(err.Error(), "`kith up --home '"+other+"'`") {
+		t.Errorf("another home: %v", err)
+	}
+	// A socket that a killed node left.
+	if err := os.Mkdir(home, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: filepath.Join(home, SocketFile), Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln.SetUnlinkOnClose(false)
+	ln.Close()
+	if _, err := Dial(home); !errors.Is(err, ErrNotRunning) {
+		t.Errorf("a stale socket: %v", err)
+	}
+}
+
+func TestDialErrorsAreTold(t *testing.T) {
+	e := &dialError{fs.ErrPermission, "text"}
+	if !errors.Is(e, fs.ErrPermission) || e.Error() != "text" {
+		t.Error(e)
+	}
+}
+
+func TestNodeGoesAwayDuringACall(t *testing.T) {
+	noLeaks(t)
+	home := newHome(t)
+	if err := os.Mkdir(home, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	ln, err := net.Listen("unix", filepath.Join(home, SocketFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() { // accepts and hangs up
+		defer close(done)
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			c.Close()
+		}
+	}()
+	defer func() {
+		ln.Close()
+		<-done
+	}()
+	c, err := Dial(home)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	_, err = c.Status(ctx)
+	var e *Error
+	if !errors.As(err, &e) || e.Code != "unavailable" || !strings.Contains(e.Text, "went away") {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestClientErrors(t *testing.T) {
+	noLeaks(t)
+	r := start(t, newHome(t))
+	_, err := r.client.Expose(t.Context(), &controlv1.ExposeRequest{Target: "0", AllowAny: true})
+	if !errors.Is(err, kith.ErrUsage) {
+		t.Errorf("port 0: %v", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := r.client.Status(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("a context that has ended: %v", err)
+	}
+}

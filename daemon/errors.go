@@ -1,0 +1,95 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"syscall"
+
+	"connectrpc.com/connect"
+	"github.com/kith-p2p/kith"
+	"github.com/kith-p2p/kith/tunnel"
+)
+
+// Error is why a call of a [Client] failed. Its text is one line fit for a
+// person: what happened, why, and what to do next.
+type Error struct {
+	// Code is the control API's code for it, such as "not_found" or
+	// "permission_denied".
+	Code string
+	// Text is the message.
+	Text string
+}
+
+// Error returns the text.
+func (e *Error) Error() string { return e.Text }
+
+// Is reports whether target is [kith.ErrUsage] and the fault lies in what the
+// caller said.
+func (e *Error) Is(target error) bool {
+	return target == kith.ErrUsage && e.Code == connect.CodeInvalidArgument.String()
+}
+
+// ErrNotRunning is matched by the error of [Dial] when no node runs in the home.
+var ErrNotRunning = errors.New("daemon: no kith node is running")
+
+// errStopping ends streaming calls when the node shuts down.
+var errStopping = errors.New("the node is shutting down; start it again with `kith up`")
+
+// usageError is a fault in what the caller said.
+type usageError struct{ text string }
+
+func (e *usageError) Error() string        { return e.text }
+func (e *usageError) Is(target error) bool { return target == kith.ErrUsage }
+
+// toConnect gives an error of the node the code that fits it; the text passes
+// unchanged.
+func toConnect(err error) *connect.Error {
+	if ce, ok := errors.AsType[*connect.Error](err); ok {
+		return ce
+	}
+	return connect.NewError(codeOf(err), err)
+}
+
+func codeOf(err error) connect.Code {
+	var refused *tunnel.Error
+	switch {
+	case errors.Is(err, kith.ErrUsage):
+		return connect.CodeInvalidArgument
+	case errors.Is(err, kith.ErrNoSuchStream), errors.Is(err, kith.ErrNoSuchMount), errors.Is(err, kith.ErrUnknownPeer):
+		return connect.CodeNotFound
+	case errors.Is(err, syscall.EADDRINUSE), errors.Is(err, tunnel.ErrExists):
+		return connect.CodeAlreadyExists
+	case errors.As(err, &refused):
+		return codeOfReason(refused.Reason)
+	case errors.Is(err, errStopping):
+		return connect.CodeUnavailable
+	case errors.Is(err, context.DeadlineExceeded):
+		return connect.CodeDeadlineExceeded
+	case errors.Is(err, context.Canceled):
+		return connect.CodeCanceled
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE):
+		return connect.CodeResourceExhausted
+	case errors.Is(err, fs.ErrPermission):
+		return connect.CodePermissionDenied
+	}
+	return connect.CodeUnknown
+}
+
+func codeOfReason(r tunnel.Reason) connect.Code {
+	switch r {
+	case tunnel.ReasonNoService:
+		return connect.CodeNotFound
+	case tunnel.ReasonNotAllowed:
+		return connect.CodePermissionDenied
+	case tunnel.ReasonTarget, tunnel.ReasonUnreachable, tunnel.ReasonRelayedOnly, tunnel.ReasonShutdown, tunnel.ReasonLost:
+		return connect.CodeUnavailable
+	case tunnel.ReasonLimit:
+		return connect.CodeResourceExhausted
+	case tunnel.ReasonTimeout, tunnel.ReasonIdle:
+		return connect.CodeDeadlineExceeded
+	case tunnel.ReasonReset, tunnel.ReasonClosed:
+		return connect.CodeAborted
+	}
+	return connect.CodeInternal
+}

@@ -1,0 +1,9 @@
+//go:build !linux
+
+package daemon
+
+import "syscall"
+
+// bornPrivate does nothing: the home's own mode keeps others out until the
+// socket's is set.
+func bornPrivate(_, _ string, _ syscall.RawConn) error { return nil }
