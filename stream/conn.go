@@ -22,7 +22,10 @@ const (
 	readClosed                     // CloseRead was called
 	writeClosed                    // CloseWrite was called
 	refused                        // the peer does not offer the protocol
+	greeted                        // nothing of the negotiation is left to send
 	answered                       // nothing of the negotiation is left to read
+
+	agreed = greeted | answered
 )
 
 // longAgo as a deadline releases whoever is blocked.
@@ -57,7 +60,8 @@ type Conn struct {
 
 	// dmu orders the setters of deadlines against Close, so that no late
 	// deadline undoes the one that releases the blocked. Never held over I/O.
-	dmu sync.Mutex
+	dmu     sync.Mutex
+	writeBy time.Time // owned by dmu: the caller's write deadline
 
 	once sync.Once // Close or Reset, whichever is first
 }
@@ -71,7 +75,7 @@ func New(s network.Stream) *Conn {
 	c := s.Conn()
 	conn := newConn(s, s.Protocol(), Addr{id: c.LocalPeer()}, Addr{id: c.RemotePeer()})
 	conn.stream = s
-	conn.state.Store(answered)
+	conn.state.Store(agreed)
 	// host.NewStream may return a wrapper whose empty read returns at once.
 	if _, ok := s.(*swarm.Stream); ok {
 		conn.waitable = c.ConnState().StreamMultiplexer == yamux.ID
@@ -146,7 +150,8 @@ func (c *Conn) Write(p []byte) (int, error) {
 		return 0, c.opError("write", nil)
 	}
 	if len(c.hello) > 0 {
-		if err := c.sendHello(); err != nil {
+		err := c.sendHello()
+		if err != nil || c.state.Load()&writeClosed != 0 { // see CloseWrite
 			c.wmu.Unlock()
 			return 0, c.opError("write", err)
 		}
@@ -173,9 +178,15 @@ func (c *Conn) CloseWrite() error {
 	if old&writeClosed != 0 {
 		return nil
 	}
-	c.lockOutWriters()
+	if c.state.Load()&greeted != 0 {
+		c.lockOutWriters()
+	} else {
+		// The hello must not be cut short. A Write that is sending it stops
+		// after it, since it sets greeted before it looks for writeClosed.
+		c.wmu.Lock()
+	}
 	defer c.wmu.Unlock()
-	if c.sendHello() == nil {
+	if c.sendHelloAnyway() == nil {
 		_ = c.s.CloseWrite()
 	}
 	return nil
@@ -280,6 +291,7 @@ func (c *Conn) setDeadline(t time.Time, read, write bool) error {
 		}
 	}
 	if write && state&writeClosed == 0 {
+		c.writeBy = t
 		if err := c.s.SetWriteDeadline(t); err != nil {
 			return c.opError("set", err)
 		}

@@ -175,10 +175,10 @@ func dialSelf(h host.Host, tag protocol.ID, local, remote Addr) (*Conn, error) {
 	near, far := newLoopback()
 	c := newConn(near, tag, local, remote)
 	c.waitable = true
-	c.state.Store(answered)
+	c.state.Store(agreed)
 	a := newConn(far, tag, l.addr, Addr{local.id, l.addr.hostPort})
 	a.waitable = true
-	a.state.Store(answered)
+	a.state.Store(agreed)
 	if code := l.enqueue(a); code != network.StreamNoError {
 		return nil, MapError(&network.StreamError{ErrorCode: code, Remote: true})
 	}

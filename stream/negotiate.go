@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -49,14 +50,37 @@ func (c *Conn) sendHello() error {
 			return err
 		}
 	}
+	c.state.Or(greeted)
 	return nil
+}
+
+// sendHelloAnyway is sendHello without regard to the write deadline: that is no
+// concern of a Read or a CloseWrite. The caller holds wmu.
+func (c *Conn) sendHelloAnyway() error {
+	if len(c.hello) == 0 {
+		return nil
+	}
+	heed := func(deadline bool) {
+		c.dmu.Lock()
+		defer c.dmu.Unlock()
+		var t time.Time
+		if deadline {
+			t = c.writeBy
+		}
+		if c.state.Load()&closed == 0 { // or else it is Close's
+			_ = c.s.SetWriteDeadline(t)
+		}
+	}
+	heed(false)
+	defer heed(true)
+	return c.sendHello()
 }
 
 // readAnswer reads what is left of the answer. The caller holds rmu. On a lazy
 // connection it says hello first, unless a writer is doing so.
 func (c *Conn) readAnswer() error {
 	if c.wmu.TryLock() {
-		err := c.sendHello()
+		err := c.sendHelloAnyway()
 		c.wmu.Unlock()
 		if err != nil {
 			return err

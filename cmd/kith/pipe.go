@@ -9,7 +9,9 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/kith-p2p/kith/daemon"
 	"github.com/kith-p2p/kith/internal/pb/controlv1"
@@ -89,20 +91,35 @@ func (a *app) pump(ctx context.Context, path string) error {
 	}
 }
 
+// settleTime bounds how long a connection that has ended may count as open.
+const settleTime = time.Second
+
 // whyCut turns the end of a connection into the reason that the node knows for
-// it, if it was cut.
+// it, if it was cut. On a unix socket a cut looks like an end. The node closes
+// the socket a moment before it has noted why, so it is asked until the
+// connection no longer counts, and once more.
 func (a *app) whyCut(ctx context.Context, c *daemon.Client, mount uint64, pumped error) error {
-	if ctx.Err() != nil {
-		return ctx.Err()
-	}
-	list, err := c.ListMounts(ctx)
-	if err != nil {
-		return errors.Join(pumped, err)
-	}
-	for _, m := range list.GetMounts() {
-		if m.GetId() == mount && m.GetLastError() != "" {
+	for deadline, ended := time.Now().Add(settleTime), false; ctx.Err() == nil; {
+		list, err := c.ListMounts(ctx)
+		if err != nil {
+			return errors.Join(pumped, err)
+		}
+		i := slices.IndexFunc(list.GetMounts(), func(m *controlv1.Mount) bool { return m.GetId() == mount })
+		if i < 0 {
+			return pumped
+		}
+		m := list.GetMounts()[i]
+		if m.GetLastError() != "" {
 			return fmt.Errorf("the connection was cut: %s", m.GetLastError())
 		}
+		if ended || time.Now().After(deadline) {
+			return pumped
+		}
+		ended = m.GetConnections() == 0
+		select {
+		case <-time.After(10 * time.Millisecond):
+		case <-ctx.Done():
+		}
 	}
-	return pumped
+	return ctx.Err()
 }
