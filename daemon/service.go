@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path"
@@ -79,6 +80,14 @@ func (s *server) Connect(ctx context.Context, req *connect.Request[controlv1.Con
 	})
 	if err != nil {
 		return nil, toConnect(err)
+	}
+	if m.GetCheck() && mount.Warning != "" {
+		// The node binds all the same while a peer is away; the caller did not
+		// want that.
+		if _, err := s.node.CloseMounts(kith.Match{ID: mount.ID}); err != nil {
+			return nil, toConnect(err)
+		}
+		return nil, connect.NewError(connect.CodeUnavailable, errors.New(mount.Warning))
 	}
 	return connect.NewResponse(&controlv1.ConnectResponse{Mount: mountOf(mount), Warning: mount.Warning}), nil
 }

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"io"
 	"maps"
 	"net"
@@ -214,6 +215,35 @@ func eventually(t *testing.T, what string, ok func() bool) {
 	for deadline := time.Now().Add(5 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("never: %s", what)
+		}
+	}
+}
+
+// TestCheckBindsNothing: with check, a peer that is away is an error and no
+// mount is left; without, it is a warning and one stands.
+func TestCheckBindsNothing(t *testing.T) {
+	noLeaks(t)
+	r := start(t, newHome(t))
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, port, _ := net.SplitHostPort(ln.Addr().String())
+	ln.Close()
+	away := "/ip4/127.0.0.1/tcp/" + port + "/p2p/12D3KooWEc1pRgsK3VgEbNFAfm5qK5EP4ZPKs6oCMvirLzePy7eJ"
+	for _, check := range []bool{true, false} {
+		res, err := r.client.Connect(t.Context(), &controlv1.ConnectRequest{Peer: away, Name: "x", Check: check})
+		mounts, lerr := r.client.ListMounts(t.Context())
+		if lerr != nil {
+			t.Fatal(lerr)
+		}
+		if check {
+			var e *Error
+			if !errors.As(err, &e) || e.Code != "unavailable" || len(mounts.GetMounts()) != 0 {
+				t.Errorf("with check: %v, mounts %v", err, mounts)
+			}
+		} else if err != nil || res.GetWarning() == "" || len(mounts.GetMounts()) != 1 {
+			t.Errorf("without check: %v %v, mounts %v", res, err, mounts)
 		}
 	}
 }

@@ -59,6 +59,9 @@ func (r *relay) run(ctx context.Context, idle time.Duration) *Error {
 func (r *relay) half(ctx context.Context, dst, src end, count *atomic.Uint64, limit *rate.Limiter) bool {
 	size := bufStart
 	for {
+		if limit != nil { // small pieces, so that a slow service is an even one
+			size = min(size, max(bufFloor, limit.Burst()))
+		}
 		buf, n, err := src.read(r.bufs, size)
 		if n > 0 {
 			r.last.Store(time.Now().UnixNano())

@@ -117,12 +117,17 @@ func service(t testing.TB, serve func(net.Conn)) ma.Multiaddr {
 
 func serveOn(t testing.TB, l net.Listener, serve func(net.Conn)) ma.Multiaddr {
 	var wg sync.WaitGroup
+	var mu sync.Mutex // guards conns
+	var conns []net.Conn
 	wg.Go(func() {
 		for {
 			c, err := l.Accept()
 			if err != nil {
 				return
 			}
+			mu.Lock()
+			conns = append(conns, c)
+			mu.Unlock()
 			wg.Go(func() {
 				defer c.Close()
 				serve(c)
@@ -131,6 +136,11 @@ func serveOn(t testing.TB, l net.Listener, serve func(net.Conn)) ma.Multiaddr {
 	})
 	t.Cleanup(func() {
 		l.Close()
+		mu.Lock()
+		for _, c := range conns {
+			c.Close()
+		}
+		mu.Unlock()
 		wg.Wait()
 	})
 	if u, ok := l.Addr().(*net.UnixAddr); ok {

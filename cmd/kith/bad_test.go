@@ -89,7 +89,7 @@ func TestBadInput(t *testing.T) {
 		{exitFailed, []string{"dial", stranger}, []string{"no address of " + stranger, "give a full address"}},
 		{exitFailed, []string{"ping", stranger}, []string{"no address of " + stranger}},
 		{exitFailed, []string{"dial", "/ip4/127.0.0.1/tcp/" + dead + "/p2p/" + stranger}, []string{"connection refused"}},
-		{exitFailed, []string{"connect", stranger + "/web", "--check"}, []string{"no address of " + stranger}},
+		{exitFailed, []string{"connect", stranger + "/web", "--check"}, []string{"connection refused"}},
 		{exitFailed, []string{"connect", server.id + "/nosuch", "--check"}, []string{"no such service"}},
 		{exitFailed, []string{"connect", server.id + "/closed", "--check"}, []string{"not allowed"}},
 		{exitFailed, []string{"connect", server.id + "/dead", takenPort}, []string{"in use by another program", "choose another port"}},
@@ -191,7 +191,6 @@ func TestBadHome(t *testing.T) {
 		{"bad listen in the file", "config.toml", "listen = [\"4001\"]\n", 0o600, exitUsage, nil, []string{`"4001" is not a multiaddr`}},
 		{"key open to others", "key", "x", 0o644, exitFailed, nil, []string{"0644", "chmod 600"}},
 		{"damaged key", "key", "x", 0o600, exitFailed, nil, []string{"key"}},
-		{"damaged state", "state.db", strings.Repeat("nonsense", 1000), 0o600, exitFailed, nil, []string{"state.db"}},
 		{"port taken", "x", "", 0o600, exitFailed, []string{"--listen", "/ip4/127.0.0.1/tcp/" + port}, []string{port, "another program"}},
 		{"malformed listen", "x", "", 0o600, exitUsage, []string{"--listen", "4001"}, []string{`"4001"`, "/ip4/"}},
 	} {
@@ -219,6 +218,25 @@ func TestBadHome(t *testing.T) {
 	}
 	long := filepath.Join(newHome(t), strings.Repeat("long/", 30))
 	fails(t, long, exitUsage, []string{"up", "--local"}, "shorter --home")
+}
+
+// TestDamagedState: the node repairs it, and says so.
+func TestDamagedState(t *testing.T) {
+	home := newHome(t)
+	if err := os.Mkdir(home, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(home, "state.db"), []byte(strings.Repeat("nonsense", 1000)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	n := up(t, home)
+	var st struct{ Notices []string }
+	if err := json.Unmarshal([]byte(n.first), &st); err != nil || len(st.Notices) == 0 {
+		t.Errorf("notices %q, error %v", st.Notices, err)
+	}
+	if out := ok(t, home, "status"); !strings.Contains(out, "notice ") {
+		t.Errorf("status printed %q", out)
+	}
 }
 
 // TestErrorsAsJSON: with --json an error is an object, whatever it is about.

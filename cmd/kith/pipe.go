@@ -24,7 +24,7 @@ import (
 func (a *app) pipe(ctx context.Context, c *daemon.Client, req *controlv1.ConnectRequest) error {
 	path := filepath.Join(c.Home(), "p-"+strings.ToLower(rand.Text()[:6])+".sock") // no longer than control.sock
 	req.Listen = "unix:" + path
-	req.Check = true // nobody is there to try again later
+	req.Check = req.GetWait() == nil // nobody is there to try again later, unless it was asked for
 	stop := a.working("connecting to %s", req.GetPeer())
 	defer stop()
 	res, err := c.Connect(ctx, req)

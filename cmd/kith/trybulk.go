@@ -142,8 +142,12 @@ func (b *bulkService) check(r io.Reader, got func(int64)) (int64, error) {
 	buf := make([]byte, 256<<10)
 	for offset := int64(0); ; {
 		n, err := r.Read(buf)
-		if !bytes.Equal(buf[:n], b.at(offset, int64(n))) {
-			return offset, fmt.Errorf("other bytes than were sent came at offset %d", offset)
+		if want := b.at(offset, int64(n)); !bytes.Equal(buf[:n], want) {
+			for i := range want {
+				if buf[i] != want[i] {
+					return offset, fmt.Errorf("another byte than was sent came at offset %d", offset+int64(i))
+				}
+			}
 		}
 		offset += int64(n)
 		if got != nil {

@@ -1,0 +1,64 @@
+package tunnel
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"runtime"
+	"sync"
+	"testing"
+	"time"
+)
+
+// 3,000 connections at once through one tunnel: all of them are open at the
+// same time, and all of them work.
+func TestThreeThousandConnections(t *testing.T) {
+	a, b := newNode(t, overTCP), newNode(t)
+	expose(t, a, "echo", service(t, echo), AllowPeers(b.id))
+	addr := forwardTo(t, b, a, "echo")
+	const n = 3000
+	before := runtime.NumGoroutine()
+	conns := make([]net.Conn, n)
+	var wg sync.WaitGroup
+	errs := make(chan error, n)
+	for i := range n {
+		wg.Go(func() {
+			c, err := net.DialTimeout("tcp4", addr, 30*time.Second)
+			if err != nil {
+				errs <- err
+				return
+			}
+			conns[i] = c
+			c.SetDeadline(time.Now().Add(time.Minute))
+			want := fmt.Sprint("connection ", i)
+			got := make([]byte, len(want))
+			if _, err := io.WriteString(c, want); err != nil {
+				errs <- err
+			} else if _, err := io.ReadFull(c, got); err != nil || string(got) != want {
+				errs <- fmt.Errorf("connection %d: %q, %v", i, got, err)
+			}
+		})
+	}
+	wg.Wait()
+	close(errs)
+	failed := 0
+	for err := range errs {
+		if failed++; failed <= 3 {
+			t.Error(err)
+		}
+	}
+	if failed > 0 {
+		t.Fatalf("%d of %d failed; refusals: %v, %v", failed, n, a.Stats().Refused, b.Stats().Refused)
+	}
+	if got := a.Streams.Len(); got != n {
+		t.Errorf("%d are live at once, want %d", got, n)
+	}
+	if s := a.Stats().Buffers + b.Stats().Buffers; s > 1<<20 {
+		t.Errorf("%d bytes of buffers for connections that wait", s)
+	}
+	for _, c := range conns {
+		c.Close()
+	}
+	eventually(t, "all end", func() bool { return a.Streams.Len() == 0 && b.Streams.Len() == 0 })
+	eventually(t, "their goroutines end", func() bool { return runtime.NumGoroutine() <= before+10 })
+}
