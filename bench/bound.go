@@ -60,14 +60,14 @@ func boundRow(ctx context.Context, b *bench) error {
 		if err != nil {
 			return err
 		}
-		if err := b.profile(ctx, "tunnel-"+way.short, tunnel, way.op); err != nil {
-			return err
-		}
-		if err := b.profile(ctx, "raw-"+way.short, raw, way.op); err != nil {
+		if err := b.profileTransfers(ctx, "tunnel-"+way.short, tunnel, way.op); err != nil {
 			return err
 		}
 	}
-	return nil
+	return b.profile("tunnel-connect", func() error {
+		_, err := sequence(ctx, tunnel, profiledConnections)
+		return err
+	})
 }
 
 // ways are the two directions of a transfer.

@@ -8,14 +8,17 @@ import (
 	"runtime/pprof"
 )
 
-// profiled is how many transfers a profile covers.
-const profiled = 8
+// How much work a profile covers.
+const (
+	profiledTransfers   = 8
+	profiledConnections = 3000
+)
 
-// profile records, when that was asked for, where the CPU time of transfers
+// profile records, when that was asked for, where the CPU time of some work
 // goes and what the process has allocated so far: NAME.cpu and NAME.allocs, to
 // be read with `go tool pprof`. It runs after the measurement, so that it
 // cannot slow it down.
-func (b *bench) profile(ctx context.Context, name string, dial dialFunc, way byte) (err error) {
+func (b *bench) profile(name string, work func() error) (err error) {
 	if b.prof == "" {
 		return nil
 	}
@@ -30,11 +33,7 @@ func (b *bench) profile(ctx context.Context, name string, dial dialFunc, way byt
 	if err := pprof.StartCPUProfile(cpu); err != nil {
 		return err
 	}
-	for range profiled {
-		if _, err = transfer(ctx, dial, way, b.size, readSize); err != nil {
-			break
-		}
-	}
+	err = work()
 	pprof.StopCPUProfile()
 	if err != nil {
 		return err
@@ -44,4 +43,16 @@ func (b *bench) profile(ctx context.Context, name string, dial dialFunc, way byt
 		return err
 	}
 	return errors.Join(pprof.Lookup("allocs").WriteTo(allocs, 0), allocs.Close())
+}
+
+// profileTransfers profiles one direction of a tunnel or stream.
+func (b *bench) profileTransfers(ctx context.Context, name string, dial dialFunc, way byte) error {
+	return b.profile(name, func() error {
+		for range profiledTransfers {
+			if _, err := transfer(ctx, dial, way, b.size, readSize); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }

@@ -49,7 +49,7 @@ func streamRow(ctx context.Context, b *bench) error {
 			return err
 		}
 	}
-	return b.profile(ctx, "stream", ours, push)
+	return b.profileTransfers(ctx, "stream", ours, push)
 }
 
 // dialStream serves the traffic on far with stream.Listen, and opens

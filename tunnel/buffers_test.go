@@ -81,9 +81,8 @@ func TestIdleConnectionsHoldNoBuffers(t *testing.T) {
 	for range 50 {
 		c := dial(t, addr)
 		roundTrip(t, c, "hello")
-		big := make([]byte, 1<<20)
-		go c.Write(big)
-		if _, err := io.ReadFull(c, big); err != nil {
+		go c.Write(make([]byte, 1<<20))
+		if _, err := io.ReadFull(c, make([]byte, 1<<20)); err != nil {
 			t.Fatal(err)
 		}
 	}

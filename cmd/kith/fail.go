@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"syscall"
 	"unicode"
 
 	"github.com/kith-p2p/kith"
@@ -39,6 +40,9 @@ func (a *app) report(ctx context.Context, err error) int {
 		err = errInterrupted
 	}
 	text := oneLine(strings.TrimPrefix(err.Error(), "kith: "))
+	if errors.Is(err, syscall.ENOSPC) {
+		text += "; free some space there and run this again"
+	}
 	if a.json {
 		line, jerr := json.Marshal(struct {
 			Error string `json:"error"`

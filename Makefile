@@ -1,0 +1,63 @@
+# make check   everything that must hold before a commit, about a minute warm
+# make race    the whole suite under the race detector, the conn tests 100 times
+# make fuzz    every fuzz target for FUZZTIME each (default 30s)
+# make interop real PostgreSQL, nginx, kubo, network namespaces (Linux, root)
+# make bench   the figures of TESTING.md
+GO ?= go
+FUZZTIME ?= 30s
+TOOL = $(GO) tool -modfile=tools/go.mod
+MODULES = . interop interop/kubo bench
+
+.PHONY: check fmt vet lint generate generated tidy test race fuzz interop bench cross hooks build
+
+check: fmt vet lint test
+
+build:
+	$(GO) build -o bin/kith ./cmd/kith
+
+fmt:
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { echo "gofmt these:"; gofmt -l $$(git ls-files '*.go'); exit 1; }
+
+vet:
+	$(GO) vet ./...
+
+lint:
+	$(TOOL) staticcheck ./...
+
+generate:
+	$(TOOL) buf lint
+	$(TOOL) buf generate
+
+# Generated code is current when generating changes nothing.
+generated: generate
+	@git diff --exit-code -- internal/pb || { echo "run 'make generate' and commit"; exit 1; }
+
+tidy:
+	@for m in $(MODULES) tools; do (cd $$m && $(GO) mod tidy -diff >/dev/null) || { echo "$$m: run 'go mod tidy'"; exit 1; }; done
+
+test:
+	$(GO) test ./...
+
+race:
+	KITH_NETTEST_REPEATS=100 $(GO) test -race -timeout 60m ./...
+
+fuzz:
+	.ci/fuzz $(FUZZTIME)
+
+interop:
+	interop/install.sh
+	cd interop && $(GO) test -count=1 -timeout 20m ./...
+	cd interop/kubo && $(GO) test -count=1 -timeout 20m ./...
+
+bench:
+	cd bench && $(GO) run .
+
+# Linux is where kith is proved; it must build elsewhere too.
+cross:
+	@for os in darwin windows; do for arch in amd64 arm64; do \
+		echo "build $$os/$$arch"; CGO_ENABLED=0 GOOS=$$os GOARCH=$$arch $(GO) build -o /dev/null ./... || exit 1; \
+		CGO_ENABLED=0 GOOS=$$os GOARCH=$$arch $(GO) vet ./... || exit 1; \
+	done; done
+
+hooks:
+	git config core.hooksPath .githooks
