@@ -10,7 +10,7 @@ var (
 	ErrInvalid = errors.New("address: invalid address")
 	// ErrPeerIDRequired says that a libp2p address names a node by its NodeID only. That is a hash of its key, so
 	// the node cannot be dialled by it.
-	ErrPeerIDRequired = errors.New("address: peer ID required: give the peer ID (12D3KooW...) or an address that ends in /p2p/12D3KooW...")
+	ErrPeerIDRequired = errors.New("address: peer ID required: give the peer ID, or an address that ends in /p2p/ and the peer ID (12D3KooW...)")
 	// ErrIDMismatch says that the node before the @ and the peer ID in the path are not the same node.
 	ErrIDMismatch = errors.New("address: node ID and peer ID do not belong together")
 	// ErrNoMultiaddr says that an address has no form as a multiaddr (memory, third protocols, mconn with a path).

@@ -56,7 +56,7 @@ func parsePeer(s string) (peer.ID, []ma.Multiaddr, error) {
 	}
 	id, err := decodePeerID(s)
 	if err != nil {
-		return "", nil, fmt.Errorf("%w; a peer is named by its peer ID (12D3KooW...) or an address that ends in /p2p/12D3KooW...", err)
+		return "", nil, fmt.Errorf("%w; a peer is named by its peer ID, or an address that ends in /p2p/ and the peer ID (12D3KooW...)", err)
 	}
 	return id, nil, nil
 }

@@ -42,7 +42,7 @@ func TestParsePeer(t *testing.T) {
 	}{
 		{"", "empty", nil},
 		{strings.Repeat("1", MaxLength+1), "bytes long", nil},
-		{"<a>", "a hash that cannot be dialled: address: peer ID required: give the peer ID (12D3KooW...)", ErrPeerIDRequired},
+		{"<a>", "a hash that cannot be dialled: address: peer ID required: give the peer ID", ErrPeerIDRequired},
 		{"<UP>", "a hash that cannot be dialled", ErrPeerIDRequired},
 		{"<a>@h:26656", "an address for mconn", ErrPeerIDRequired},
 		{"<A>@h:26656", "an address for mconn", ErrPeerIDRequired},

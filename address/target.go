@@ -34,10 +34,8 @@ func TargetMultiaddr(s string) (ma.Multiaddr, error) {
 
 func parseTarget(s string) (ma.Multiaddr, error) {
 	if path, ok := strings.CutPrefix(s, "unix:"); ok {
-		if strings.HasPrefix(path, "//") { // as a URL: unix:///run/x is fine, in unix://run/x "run" would be a host
-			path = path[2:]
-		}
-		return unixTarget(path)
+		// As a URL: unix:///run/x is fine, in unix://run/x "run" would be a host.
+		return unixTarget(strings.TrimPrefix(path, "//"))
 	}
 	if path, ok := strings.CutPrefix(s, "/unix"); ok && (path == "" || path[0] == '/') {
 		return unixTarget(path)

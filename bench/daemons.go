@@ -3,10 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
-	"os"
 	"slices"
-	"strconv"
-	"strings"
 	"sync"
 	"time"
 )
@@ -20,15 +17,28 @@ type daemons struct {
 	dial      dialFunc // through the tunnel
 }
 
-// both sides of a comparison of kith with kubo.
-func (b *bench) sides(ctx context.Context, measure func(context.Context, *daemons) (float64, error)) (ours, theirs float64, err error) {
-	if ours, err = measure(ctx, b.kith); err != nil {
-		return 0, 0, fmt.Errorf("kith: %w", err)
+// sides measures kith, then what it is compared with, and adds up what CPU
+// time that took.
+func (b *bench) sides(ctx context.Context, c *costs, measure func(context.Context, *daemons) (float64, error)) (ours, theirs float64, err error) {
+	one := func(d *daemons, cost *float64) (float64, error) {
+		before, err := d.cpu()
+		if err != nil {
+			return 0, err
+		}
+		v, err := measure(ctx, d)
+		if err != nil {
+			return 0, fmt.Errorf("%s: %w", d.name, err)
+		}
+		after, err := d.cpu()
+		*cost += after - before
+		return v, err
 	}
-	if theirs, err = measure(ctx, b.other); err != nil {
-		return 0, 0, fmt.Errorf("%s: %w", b.other.name, err)
+	c.pairs++
+	if ours, err = one(b.kith, &c.ours); err != nil {
+		return 0, 0, err
 	}
-	return ours, theirs, nil
+	theirs, err = one(b.other, &c.theirs)
+	return ours, theirs, err
 }
 
 // kuboRow compares throughput.
@@ -37,13 +47,15 @@ func kuboRow(ctx context.Context, b *bench) error {
 		return err
 	}
 	for _, way := range ways {
+		var cost costs
 		err := b.measure(ctx, comparison{
 			row: "kubo", what: "throughput, " + way.name, ours: "kith", theirs: b.other.name, unit: "MiB/s", bar: 1.2,
 			pair: func(ctx context.Context) (float64, float64, error) {
-				return b.sides(ctx, func(ctx context.Context, d *daemons) (float64, error) {
+				return b.sides(ctx, &cost, func(ctx context.Context, d *daemons) (float64, error) {
 					return transfer(ctx, d.dial, way.op, b.size, readSize)
 				})
 			},
+			notes: func() []string { return []string{cost.note(b.other.name, float64(b.size)/(1<<30), "GiB")} },
 		})
 		if err != nil {
 			return err
@@ -58,12 +70,13 @@ func connectRow(ctx context.Context, b *bench) error {
 	if err := b.both(ctx); err != nil {
 		return err
 	}
+	var cost costs
 	var p99s [2][]float64
 	return b.measure(ctx, comparison{
 		row: "connect", what: fmt.Sprintf("p50 of %d new connections", b.conns),
 		ours: "kith", theirs: b.other.name, unit: "µs", bar: 0.6, atMost: true,
 		pair: func(ctx context.Context) (float64, float64, error) {
-			return b.sides(ctx, func(ctx context.Context, d *daemons) (float64, error) {
+			return b.sides(ctx, &cost, func(ctx context.Context, d *daemons) (float64, error) {
 				took, err := sequence(ctx, d.dial, b.conns)
 				side := 0
 				if d == b.other {
@@ -74,7 +87,7 @@ func connectRow(ctx context.Context, b *bench) error {
 			})
 		},
 		notes: func() []string {
-			return []string{fmt.Sprintf("median p99: kith %s µs, %s %s µs", figure(quantile(p99s[0], 0.5)), b.other.name, figure(quantile(p99s[1], 0.5)))}
+			return []string{cost.note(b.other.name, float64(b.conns), "connection"), fmt.Sprintf("median p99: kith %s µs, %s %s µs", figure(quantile(p99s[0], 0.5)), b.other.name, figure(quantile(p99s[1], 0.5)))}
 		},
 	})
 }
@@ -99,10 +112,11 @@ func rssRow(ctx context.Context, b *bench) error {
 	if err := b.both(ctx); err != nil {
 		return err
 	}
+	var cost costs
 	return b.measure(ctx, comparison{
 		row: "rss", what: "resident memory of both nodes", ours: "kith", theirs: b.other.name, unit: "MiB", bar: 0.5, atMost: true,
 		pair: func(ctx context.Context) (float64, float64, error) {
-			return b.sides(ctx, func(ctx context.Context, d *daemons) (float64, error) {
+			return b.sides(ctx, &cost, func(ctx context.Context, d *daemons) (float64, error) {
 				for _, way := range ways {
 					if _, err := transfer(ctx, d.dial, way.op, b.size, readSize); err != nil {
 						return 0, err
@@ -117,43 +131,6 @@ func rssRow(ctx context.Context, b *bench) error {
 		},
 		notes: func() []string { return []string{memoryNote(b.kith), memoryNote(b.other)} },
 	})
-}
-
-// memory returns a figure of both processes, in MiB.
-func (d *daemons) memory(key string) (near, far float64, err error) {
-	if near, err = memory(d.near.pid(), key); err != nil {
-		return 0, 0, err
-	}
-	far, err = memory(d.far.pid(), key)
-	return near, far, err
-}
-
-func memoryNote(d *daemons) string {
-	near, far, err := d.memory("VmRSS")
-	if err != nil {
-		return err.Error()
-	}
-	nearPeak, farPeak, err := d.memory("VmHWM")
-	if err != nil {
-		return err.Error()
-	}
-	return fmt.Sprintf("%s now: forwarding node %.0f MiB (peak %.0f), exposing node %.0f MiB (peak %.0f)", d.name, near, nearPeak, far, farPeak)
-}
-
-// memory reads one line of a process's status, in MiB. Linux only.
-func memory(pid int, key string) (float64, error) {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		return 0, fmt.Errorf("memory of process %d: %w", pid, err)
-	}
-	for line := range strings.Lines(string(data)) {
-		words := strings.Fields(line)
-		if len(words) == 3 && words[0] == key+":" && words[2] == "kB" {
-			kib, err := strconv.ParseFloat(words[1], 64)
-			return kib / 1024, err
-		}
-	}
-	return 0, fmt.Errorf("memory of process %d: there is no %s", pid, key)
 }
 
 // manyRow opens connections all at once, holds them until every one has had an

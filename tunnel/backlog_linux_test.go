@@ -2,7 +2,6 @@ package tunnel
 
 import (
 	"errors"
-	"fmt"
 	"net"
 	"syscall"
 	"testing"
@@ -35,8 +34,6 @@ func fillBacklog(t *testing.T, l net.Listener) (release func()) {
 	t.Fatal("the backlog never fills")
 	return nil
 }
-
-func portOf(l net.Listener) string { return fmt.Sprint(l.Addr().(*net.TCPAddr).Port) }
 
 func TestConnectTimeout(t *testing.T) {
 	a, b := newNode(t, overTCP), newNode(t)

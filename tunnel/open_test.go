@@ -103,12 +103,8 @@ func TestMalformedOpens(t *testing.T) {
 // A service name made to play with a terminal does not get there.
 func TestHostileText(t *testing.T) {
 	a, b := newNode(t, overTCP), newNode(t)
-	s, err := stream.Dial(t.Context(), b.h, a.id, Protocol)
-	if err == nil {
-		t.Fatal("dialled without an address")
-	}
 	b.Remember(a.id, a.addr())
-	s, err = stream.Dial(t.Context(), b.h, a.id, Protocol)
+	s, err := stream.Dial(t.Context(), b.h, a.id, Protocol)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -149,6 +149,8 @@ func serveOn(t testing.TB, l net.Listener, serve func(net.Conn)) ma.Multiaddr {
 	return ma.StringCast("/ip4/127.0.0.1/tcp/" + fmt.Sprint(l.Addr().(*net.TCPAddr).Port))
 }
 
+func portOf(l net.Listener) string { return fmt.Sprint(l.Addr().(*net.TCPAddr).Port) }
+
 func echo(c net.Conn) { io.Copy(c, c) }
 
 // forwardTo binds a local port of from to a service of to.

@@ -22,9 +22,9 @@ func (a *app) connectCommand() *cobra.Command {
 		Long: `Bind a local socket to a service of another peer. PEER is a peer ID or an
 address that ends in /p2p/ID, and everything after its slash is the service's
 name. LOCAL is a port, HOST:PORT, unix:/PATH, or - for standard input and output;
-without it a free port is picked. Prints what it bound. The forward is kept until
-kith close, also over restarts of the node, unless --foreground or --once is
-given; it redials the peer by itself.`,
+without it a free port is picked. Prints what it bound. The forward redials the
+peer by itself and is kept until kith close or the node's end, or as --foreground
+and --once say.`,
 		Example: `  kith connect 12D3KooWFw4.../3000 8080
   kith connect /ip4/192.168.1.7/tcp/4001/p2p/12D3KooWFw4.../web
   kith connect 12D3KooWFw4.../db unix:/tmp/db.sock --check
@@ -67,7 +67,7 @@ given; it redials the peer by itself.`,
 	flags.DurationVar(&timeout, "timeout", 0, "how long a connection may wait for its stream in all (default 30s)")
 	flags.BoolVarP(&foreground, "foreground", "f", false, "keep the forward until Ctrl-C only")
 	flags.BoolVar(&req.Once, "once", false, "stop after the first connection")
-	flags.BoolVar(&req.Check, "check", false, "fail, and bind nothing, if the peer cannot be reached now")
+	flags.BoolVar(&req.Check, "check", false, "fail, and bind nothing, if the peer cannot be reached now or would refuse")
 	flags.BoolVar(&req.AllowCustomProtocol, "allow-custom-protocol", false, "permit a name that begins with / but not with /x/")
 	cmd.ValidArgsFunction = a.completePeerService
 	return cmd

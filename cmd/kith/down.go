@@ -13,8 +13,8 @@ func (a *app) downCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "down",
 		Short: "Stop the node",
-		Long: `Stop the node of the home. Open connections are cut; what was exposed and
-connected comes back at the next kith up. Returns when the home is free again.`,
+		Long: `Stop the node of the home. Open connections are cut, with a reason. Returns when
+the home is free again.`,
 		Example: "  kith down\n  kith down --home /tmp/kith-a",
 		Args:    takes(0, 0, ""),
 		RunE: a.withNode(func(ctx context.Context, c *daemon.Client, _ []string) error {

@@ -29,8 +29,8 @@ func (a *app) exposeCommand() *cobra.Command {
 		Long: `Bind a service name to a local socket. TARGET is a port (3000), tcp:HOST:PORT,
 unix:/PATH or a multiaddr (/ip4/127.0.0.1/tcp/3000). Nobody may use the service
 but the peers named with --allow (or everybody, with --allow-any). Prints the
-command to run on the other machine. The service is kept until kith close, also
-over restarts of the node, unless --foreground is given.`,
+command to run on the other machine. The service is kept until kith close or the
+node's end or, with --foreground, until this command's.`,
 		Example: `  kith expose 3000 --allow 12D3KooWFw4...
   kith expose tcp:192.168.1.20:5432 --name db --allow 12D3KooWFw4... --allow 12D3KooWQ9v...
   kith expose unix:/run/app.sock --allow-any --max-connections 100 --bandwidth 10MiB

@@ -57,10 +57,7 @@ func (a *app) printJSON(m proto.Message) error {
 }
 
 // table writes aligned rows under one header.
-type table struct {
-	w   *tabwriter.Writer
-	any bool
-}
+type table struct{ w *tabwriter.Writer }
 
 func newTable(w io.Writer, header ...string) *table {
 	t := &table{w: tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)}

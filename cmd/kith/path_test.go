@@ -188,6 +188,18 @@ func TestSignals(t *testing.T) {
 	}
 }
 
+// TestKilledNode: what a killed node leaves is in nobody's way.
+func TestKilledNode(t *testing.T) {
+	n := up(t, newHome(t))
+	n.cmd.Process.Kill()
+	n.wait()
+	fails(t, n.home, exitFailed, []string{"ls"}, "no kith node is running")
+	if again := up(t, n.home); again.id != n.id {
+		t.Errorf("was %s, is %s", n.id, again.id)
+	}
+	ok(t, n.home, "ls")
+}
+
 func TestForeground(t *testing.T) {
 	server, user := up(t, newHome(t)), up(t, newHome(t))
 	port := serve(t, echo)

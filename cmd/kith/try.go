@@ -14,8 +14,6 @@ import (
 )
 
 const (
-	// trySize is what kith try sends each way unless told otherwise.
-	trySize = 256 << 20
 	// tryConnections is how many new connections are timed.
 	tryConnections = 300
 	// tryStep bounds one step, so that a tunnel that hangs is an error; the
