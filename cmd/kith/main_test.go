@@ -20,27 +20,30 @@ import (
 	"time"
 )
 
-// program is the binary under test, built once.
-var program string
+// program builds the binary under test, once and only when a test runs it: fuzz
+// workers run TestMain too, and are killed.
+var program = sync.OnceValues(func() (string, error) {
+	var err error
+	if programDir, err = os.MkdirTemp("/tmp", "kc"); err != nil {
+		return "", err
+	}
+	path := filepath.Join(programDir, "kith")
+	if out, err := exec.Command("go", "build", "-o", path, ".").CombinedOutput(); err != nil {
+		return "", fmt.Errorf("building the program: %w\n%s", err, out)
+	}
+	return path, nil
+})
+
+// programDir holds the binary; written once by program, read after all tests.
+var programDir string
 
 func TestMain(m *testing.M) {
-	os.Exit(build(m))
-}
-
-func build(m *testing.M) int {
-	dir, err := os.MkdirTemp("/tmp", "kc")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer os.RemoveAll(dir)
-	program = filepath.Join(dir, "kith")
-	if out, err := exec.Command("go", "build", "-o", program, ".").CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "building the program: %v\n%s", err, out)
-		return 1
-	}
 	os.Unsetenv("KITH_HOME")
-	return m.Run()
+	code := m.Run()
+	if programDir != "" {
+		os.RemoveAll(programDir)
+	}
+	os.Exit(code)
 }
 
 // result is how a command ended.
@@ -54,7 +57,11 @@ func command(t *testing.T, home string, args ...string) *exec.Cmd {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	t.Cleanup(cancel)
-	cmd := exec.CommandContext(ctx, program, args...)
+	path, err := program()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.Env = append(os.Environ(), "KITH_HOME="+home)
 	cmd.WaitDelay = 5 * time.Second
 	return cmd
