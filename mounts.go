@@ -74,10 +74,12 @@ type Forward struct {
 	Wait, Timeout       time.Duration
 	AllowCustomProtocol bool
 	Once                bool
-	// Check makes Forward fail when no address of the peer is known, or when
-	// the peer says that it would refuse. A peer that cannot be reached now is
-	// a Warning either way.
+	// Check makes Forward bind nothing and fail when the peer cannot be reached
+	// now. Without it that is a Warning: the peer is dialled on use.
 	Check bool
+	// Anyway makes Forward bind although no address of the peer is known, or
+	// the peer says that it would refuse. That is a Warning then.
+	Anyway bool
 }
 
 // Mount is a snapshot of one exposed service or forwarded port.
@@ -167,8 +169,9 @@ func (n *Node) Dial(ctx context.Context, peer, service string) (net.Conn, error)
 	return c, nil
 }
 
-// Forward binds a local socket to a service of a peer. Errors: ErrUsage,
-// syscall.EADDRINUSE, and with Check also ErrUnknownPeer and *tunnel.Error.
+// Forward binds a local socket to a service of a peer, and looks for at most
+// 5 s whether the peer would serve it. Errors: ErrUsage, syscall.EADDRINUSE,
+// ErrUnknownPeer, and *tunnel.Error when the peer would refuse.
 func (n *Node) Forward(ctx context.Context, f Forward) (Mount, error) {
 	id, err := n.peer(ctx, f.Peer)
 	if err != nil {
@@ -181,7 +184,7 @@ func (n *Node) Forward(ctx context.Context, f Forward) (Mount, error) {
 	if err != nil {
 		return Mount{}, &usageError{err}
 	}
-	if f.Check && !n.known(id) {
+	if !f.Anyway && !n.known(id) {
 		return Mount{}, fmt.Errorf("%w: no address of %s is known; give a full address that ends in /p2p/%s, as `kith up` prints it there", ErrUnknownPeer, id, id)
 	}
 	cfg := tunnel.ForwardConfig{Wait: f.Wait, Timeout: f.Timeout, Once: f.Once, AllowCustomProtocol: f.AllowCustomProtocol}
@@ -196,10 +199,13 @@ func (n *Node) Forward(ctx context.Context, f Forward) (Mount, error) {
 	probe, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
 	if err := n.tunnels.Probe(probe, id, f.Name); err != nil {
-		e, ok := errors.AsType[*tunnel.Error](err)
-		if f.Check && ok && e.Reason != tunnel.ReasonUnreachable && e.Reason != tunnel.ReasonTimeout && e.Reason != tunnel.ReasonLost {
+		fail := !f.Anyway
+		if e, ok := errors.AsType[*tunnel.Error](err); ok && !e.Remote {
+			fail = f.Check // not refused, only not reached
+		}
+		if fail {
 			info.Closer.Close()
-			return Mount{}, err
+			return Mount{}, plain(err)
 		}
 		m.Warning = plain(err).Error()
 	}

@@ -135,7 +135,7 @@ func TestUsageErrors(t *testing.T) {
 			return err
 		}, ErrUsage, "nonsense"},
 		"unknown peer": {func() error {
-			_, err := n.Forward(t.Context(), Forward{Peer: someone, Name: "web", Check: true})
+			_, err := n.Forward(t.Context(), Forward{Peer: someone, Name: "web"})
 			return err
 		}, ErrUnknownPeer, "no address of " + someone},
 		"unknown node ID": {func() error {
@@ -159,7 +159,7 @@ func TestUsageErrors(t *testing.T) {
 			return err
 		}, ErrUsage, "/x/"},
 		"port taken": {func() error {
-			_, err := n.Forward(t.Context(), Forward{Peer: someone, Name: "web", Listen: taken.Addr().String()})
+			_, err := n.Forward(t.Context(), Forward{Peer: someone, Name: "web", Listen: taken.Addr().String(), Anyway: true})
 			return err
 		}, tunnel.ErrExists, "in use"},
 		"self": {func() error { _, err := n.Connect(t.Context(), n.ID().String()); return err }, ErrUsage, "this node"},
@@ -183,17 +183,26 @@ func TestForwardChecksTheService(t *testing.T) {
 		t.Fatal(err)
 	}
 	for service, want := range map[string]tunnel.Reason{"closed": tunnel.ReasonNotAllowed, "none": tunnel.ReasonNoService} {
-		_, err := b.Forward(t.Context(), Forward{Peer: a.Addrs()[0], Name: service, Check: true})
+		_, err := b.Forward(t.Context(), Forward{Peer: a.Addrs()[0], Name: service})
 		if !errors.Is(err, &tunnel.Error{Reason: want}) {
 			t.Errorf("%s: %v", service, err)
 		}
-		m, err := b.Forward(t.Context(), Forward{Peer: a.Addrs()[0], Name: service})
+		m, err := b.Forward(t.Context(), Forward{Peer: a.Addrs()[0], Name: service, Anyway: true})
 		if err != nil || m.Warning == "" {
 			t.Errorf("%s unchecked: %v, warning %q", service, err, m.Warning)
 		}
 	}
 	if n := len(b.Mounts()); n != 2 {
 		t.Errorf("%d mounts, want the two unchecked ones", n)
+	}
+	// A peer that is only away is a warning, unless it is to be checked.
+	away := a.Addrs()[0]
+	a.Close()
+	if m, err := b.Forward(t.Context(), Forward{Peer: away, Name: "closed"}); err != nil || m.Warning == "" {
+		t.Errorf("away: %v, warning %q", err, m.Warning)
+	}
+	if _, err := b.Forward(t.Context(), Forward{Peer: away, Name: "closed", Check: true}); !errors.Is(err, &tunnel.Error{Reason: tunnel.ReasonUnreachable}) {
+		t.Errorf("away, checked: %v", err)
 	}
 }
 

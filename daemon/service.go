@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path"
@@ -76,18 +75,10 @@ func (s *server) Connect(ctx context.Context, req *connect.Request[controlv1.Con
 	mount, err := s.node.Forward(ctx, kith.Forward{
 		Peer: m.GetPeer(), Name: m.GetName(), Listen: m.GetListen(),
 		Wait: m.GetWait().AsDuration(), Timeout: m.GetTimeout().AsDuration(),
-		AllowCustomProtocol: m.GetAllowCustomProtocol(), Check: m.GetCheck(), Once: m.GetOnce(),
+		AllowCustomProtocol: m.GetAllowCustomProtocol(), Check: m.GetCheck(), Anyway: m.GetAnyway(), Once: m.GetOnce(),
 	})
 	if err != nil {
 		return nil, toConnect(err)
-	}
-	if m.GetCheck() && mount.Warning != "" {
-		// The node binds all the same while a peer is away; the caller did not
-		// want that.
-		if _, err := s.node.CloseMounts(kith.Match{ID: mount.ID}); err != nil {
-			return nil, toConnect(err)
-		}
-		return nil, connect.NewError(connect.CodeUnavailable, errors.New(mount.Warning))
 	}
 	return connect.NewResponse(&controlv1.ConnectResponse{Mount: mountOf(mount), Warning: mount.Warning}), nil
 }
@@ -124,11 +115,11 @@ func (s *server) ListStreams(context.Context, *connect.Request[controlv1.ListStr
 func (s *server) CloseStreams(_ context.Context, req *connect.Request[controlv1.CloseStreamsRequest]) (*connect.Response[controlv1.CloseStreamsResponse], error) {
 	m := req.Msg
 	switch {
-	case m.GetAll() && m.GetId() != 0:
+	case m.GetAll() && m.Id != nil:
 		return nil, toConnect(&usageError{"both one stream and all streams were named; say which"})
 	case m.GetAll():
 		return connect.NewResponse(&controlv1.CloseStreamsResponse{Closed: int64(s.node.CloseStreams())}), nil
-	case m.GetId() == 0:
+	case m.Id == nil:
 		return nil, toConnect(&usageError{"no stream was named; give its id, or say all"})
 	}
 	if err := s.node.CloseStream(m.GetId()); err != nil {

@@ -146,7 +146,7 @@ func everyCall(t *testing.T, api controlv1connect.ControlServiceClient, server, 
 	}
 
 	// Cut the stream.
-	closed, err := api.CloseStreams(ctx, connect.NewRequest(&controlv1.CloseStreamsRequest{Id: streams.Msg.GetStreams()[0].GetId()}))
+	closed, err := api.CloseStreams(ctx, connect.NewRequest(&controlv1.CloseStreamsRequest{Id: new(streams.Msg.GetStreams()[0].GetId())}))
 	if err != nil || closed.Msg.GetClosed() != 1 {
 		t.Errorf("closed %v, error %v", closed, err)
 	}

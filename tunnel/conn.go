@@ -106,8 +106,9 @@ func (c *conn) end() {
 }
 
 // carry joins a local socket and a stream until both directions have ended.
-func (p *P2P) carry(socket net.Conn, peerEnd end, s *stream.Conn, m *mount, kind Kind, local ma.Multiaddr, lim *limiter) *Error {
-	r := &relay{socket: newSocketEnd(socket), peer: peerEnd, bufs: &p.bufs}
+// failed is told why when it is cut, before either end can see that.
+func (p *P2P) carry(socket net.Conn, peerEnd end, s *stream.Conn, m *mount, kind Kind, local ma.Multiaddr, lim *limiter, failed func(*Error)) {
+	r := &relay{socket: newSocketEnd(socket), peer: peerEnd, bufs: &p.bufs, failed: failed}
 	if lim != nil {
 		r.limitIn, r.limitOut = lim.in, lim.out
 	}
@@ -117,8 +118,7 @@ func (p *P2P) carry(socket net.Conn, peerEnd end, s *stream.Conn, m *mount, kind
 	defer p.Streams.Deregister(a.info.ID)
 	// Close may have begun between begin and Register.
 	defer context.AfterFunc(p.ctx, func() { r.fail(&Error{Reason: ReasonShutdown, Detail: "this node was stopped"}) })()
-	e := r.run(p.ctx, lim.idle())
+	r.run(p.ctx, lim.idle())
 	p.stats.in.Add(r.in.Load())
 	p.stats.out.Add(r.out.Load())
-	return e
 }

@@ -104,7 +104,7 @@ func (p *P2P) NewListener(ctx context.Context, proto string, target ma.Multiaddr
 		return nil, err
 	}
 	if port(target) == "0" {
-		return nil, fmt.Errorf("%w: %s: a target needs a real port, not 0", ErrAddress, target)
+		return nil, fmt.Errorf("%w: %s: port can not be 0; give the port that the service listens on", ErrAddress, target)
 	}
 	l, err := p.listen(proto, target, opts)
 	if err != nil {
@@ -178,7 +178,7 @@ func (p *P2P) claim(l *P2PListener) error {
 		return ErrClosed
 	}
 	if _, ok := p.services[l.name]; ok {
-		return fmt.Errorf("%w: a service named %q is exposed already; close it first, or choose another name", ErrExists, l.name)
+		return fmt.Errorf("%w: the service %q is exposed; close it first, or choose another name", ErrExists, l.name)
 	}
 	p.services[l.name] = l
 	return nil
@@ -385,9 +385,7 @@ func (l *P2PListener) carry(in *inbound) {
 		}
 	}
 	l.p.stats.served.Add(1)
-	if e := l.p.carry(target, streamEnd{in.c}, in.c, l.mount, KindExpose, l.target, l.limits); e != nil {
-		l.p.cut(l.mount, remote, e)
-	}
+	l.p.carry(target, streamEnd{in.c}, in.c, l.mount, KindExpose, l.target, l.limits, func(e *Error) { l.p.cut(l.mount, remote, e) })
 }
 
 // connectTarget dials the target and tells it who calls, if it wants to know.

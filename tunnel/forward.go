@@ -157,7 +157,7 @@ func listenLocal(a ma.Multiaddr) (net.Listener, ma.Multiaddr, error) {
 	}
 	if err != nil {
 		if errors.Is(err, syscall.EADDRINUSE) {
-			return nil, nil, fmt.Errorf("%w: %s is in use by another program; choose another port or path, or 0 to have one picked (%w)", ErrExists, addr, err)
+			return nil, nil, &inUseError{addr}
 		}
 		return nil, nil, fmt.Errorf("%w: cannot listen on %s: %w", ErrAddress, a, err)
 	}
@@ -167,6 +167,18 @@ func listenLocal(a ma.Multiaddr) (net.Listener, ma.Multiaddr, error) {
 		}
 	}
 	return l, socketAddr(l.Addr(), a), nil
+}
+
+// inUseError says that a local address is taken. It is ErrExists and
+// syscall.EADDRINUSE.
+type inUseError struct{ addr string }
+
+func (e *inUseError) Error() string {
+	return fmt.Sprintf("cannot listen on %s: it is in use by another program; choose another port or path, or 0 to have a port picked", e.addr)
+}
+
+func (e *inUseError) Is(target error) bool {
+	return target == ErrExists || target == syscall.EADDRINUSE
 }
 
 // removeStale removes a unix socket that nobody listens on.
@@ -240,19 +252,18 @@ func (f *forward) serve(c net.Conn) {
 		return
 	}
 	f.p.stats.opened.Add(1)
-	e = f.p.carry(c, end, end.Conn, f.mount, KindForward, socketAddr(c.RemoteAddr(), f.addr), nil)
-	switch {
-	case e == nil:
-	case end.pending: // the peer never agreed
-		f.p.refused(f.mount, f.remote, e)
-	default:
-		f.p.cut(f.mount, f.remote, e)
-	}
+	f.p.carry(c, end, end.Conn, f.mount, KindForward, socketAddr(c.RemoteAddr(), f.addr), nil, func(e *Error) {
+		if end.pending.Load() { // the peer has not agreed
+			f.p.refused(f.mount, f.remote, e)
+		} else {
+			f.p.cut(f.mount, f.remote, e)
+		}
+	})
 }
 
 func (f *forward) refuse(c net.Conn, e *Error) {
+	f.p.refused(f.mount, f.remote, e) // first: who sees the reset may look for the reason
 	newSocketEnd(c).abort(e.Reason)
-	f.p.refused(f.mount, f.remote, e)
 }
 
 // open gets a stream, redialling the peer for as long as the connection may

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/kith-p2p/kith/internal/pb/tunnelv1"
@@ -57,7 +58,8 @@ func (p *P2P) open(ctx context.Context, remote peer.ID, service string, timeout 
 		e.Peer, e.Service = remote, service
 		return nil, e
 	}
-	end := &openedEnd{streamEnd: streamEnd{c.(*stream.Conn)}, service: service, pending: rich, timeout: timeout}
+	end := &openedEnd{streamEnd: streamEnd{c.(*stream.Conn)}, service: service, timeout: timeout}
+	end.pending.Store(rich)
 	if !rich {
 		return end, nil
 	}
@@ -102,7 +104,7 @@ func (p *P2P) speaksKith(ctx context.Context, remote peer.ID) bool {
 type openedEnd struct {
 	streamEnd
 	service string
-	pending bool // belongs to the reading goroutine
+	pending atomic.Bool // until the peer has agreed; written by the reader
 	timeout time.Duration
 }
 
@@ -115,7 +117,7 @@ func (e *openedEnd) read(b *buffers, size int) (*[]byte, int, error) {
 
 // answer reads the reply frame, once. A refusal is an *Error.
 func (e *openedEnd) answer() error {
-	if !e.pending {
+	if !e.pending.Load() {
 		return nil
 	}
 	e.SetReadDeadline(time.Now().Add(e.timeout))
@@ -128,9 +130,10 @@ func (e *openedEnd) answer() error {
 	if err := proto.Unmarshal(body, &reply); err != nil {
 		return e.badReply(err)
 	}
-	if e.pending = reply.GetCode() != 0; e.pending {
+	if reply.GetCode() != 0 {
 		return &Error{Reason: Reason(reply.GetCode()), Service: e.service, Peer: e.RemotePeer(), Detail: printable(reply.GetMessage()), Remote: true}
 	}
+	e.pending.Store(false)
 	return nil
 }
 

@@ -203,7 +203,7 @@ type StreamRegistry struct {
 	h host.Host
 
 	mu      sync.Mutex
-	last    uint64
+	next    uint64 // the first is 0, as in kubo
 	streams map[uint64]*active
 	perPeer map[peer.ID]int
 }
@@ -215,8 +215,8 @@ func (r *StreamRegistry) Register(a *active) {
 		r.streams = map[uint64]*active{}
 		r.perPeer = map[peer.ID]int{}
 	}
-	r.last++
-	a.info.ID, a.info.Registry, a.info.Since = r.last, r, time.Now()
+	a.info.ID, a.info.Registry, a.info.Since = r.next, r, time.Now()
+	r.next++
 	r.streams[a.info.ID] = a
 	p := a.info.RemotePeer
 	r.perPeer[p]++

@@ -23,14 +23,17 @@ type relay struct {
 	// limitIn and limitOut are the service's bandwidth; nil means none.
 	limitIn, limitOut *rate.Limiter
 
+	// failed is told why the connection is cut, once, before either end can
+	// see it.
+	failed func(*Error)
+
 	last  atomic.Int64 // time of the last traffic, unix nanoseconds
 	cause atomic.Pointer[Error]
 }
 
 // run blocks until both directions have ended and both ends are closed. ctx
-// only releases waits for bandwidth. The result is nil when both sides ended
-// with EOF.
-func (r *relay) run(ctx context.Context, idle time.Duration) *Error {
+// only releases waits for bandwidth.
+func (r *relay) run(ctx context.Context, idle time.Duration) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	r.last.Store(time.Now().UnixNano())
@@ -52,7 +55,6 @@ func (r *relay) run(ctx context.Context, idle time.Duration) *Error {
 	// After an abort these are no-ops.
 	r.peer.Close()
 	r.socket.Close()
-	return r.cause.Load()
 }
 
 // half copies src to dst and reports whether it ended with EOF.
@@ -80,10 +82,7 @@ func (r *relay) half(ctx context.Context, dst, src end, count *atomic.Uint64, li
 		switch {
 		case err == nil:
 		case errors.Is(err, io.EOF):
-			if err := dst.CloseWrite(); err != nil {
-				// The reader is gone already; its own direction says why.
-				return true
-			}
+			dst.CloseWrite() // if the reader is gone already, its own direction says why
 			return true
 		default:
 			r.fail(reasonOf(err))
@@ -97,7 +96,9 @@ func (r *relay) fail(e *Error) {
 	if e == nil {
 		e = &Error{Reason: ReasonLost}
 	}
-	r.cause.CompareAndSwap(nil, e)
+	if r.cause.CompareAndSwap(nil, e) {
+		r.failed(e)
+	}
 	why := r.cause.Load().Reason
 	r.peer.abort(why)
 	r.socket.abort(why)

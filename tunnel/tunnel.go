@@ -67,7 +67,7 @@ var (
 	// ErrAddress: a target or local address is not one that can be used.
 	ErrAddress = errors.New("tunnel: bad address")
 	// ErrExists: the service, or the local address, is taken by another mount.
-	ErrExists = errors.New("tunnel: already registered")
+	ErrExists = errors.New("tunnel: listener already registered")
 	// ErrOption: options that do not go together.
 	ErrOption = errors.New("tunnel: bad option")
 )

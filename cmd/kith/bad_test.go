@@ -62,7 +62,7 @@ func TestBadInput(t *testing.T) {
 		{exitUsage, []string{"expose", "3000", "--allow-any", "--allow", stranger}, []string{"contradict"}},
 
 		// Malformed addresses and values.
-		{exitUsage, []string{"expose", "0", "--allow-any"}, []string{"real port"}},
+		{exitUsage, []string{"expose", "0", "--allow-any"}, []string{"port can not be 0"}},
 		{exitUsage, []string{"expose", "70000", "--allow-any"}, []string{"70000"}},
 		{exitUsage, []string{"expose", "/ip4/1.2.3.4/sctp/4", "--allow-any"}, []string{"/sctp is not supported"}},
 		{exitUsage, []string{"expose", "3000", "--allow", "nobody"}, []string{`"nobody"`, "not a peer ID"}},
@@ -87,11 +87,12 @@ func TestBadInput(t *testing.T) {
 
 		// What the world says no to.
 		{exitFailed, []string{"dial", stranger}, []string{"no address of " + stranger, "give a full address"}},
+		{exitFailed, []string{"connect", stranger + "/web"}, []string{"no address of " + stranger, "give a full address"}},
 		{exitFailed, []string{"ping", stranger}, []string{"no address of " + stranger}},
 		{exitFailed, []string{"dial", "/ip4/127.0.0.1/tcp/" + dead + "/p2p/" + stranger}, []string{"connection refused"}},
 		{exitFailed, []string{"connect", stranger + "/web", "--check"}, []string{"connection refused"}},
-		{exitFailed, []string{"connect", server.id + "/nosuch", "--check"}, []string{"no such service"}},
-		{exitFailed, []string{"connect", server.id + "/closed", "--check"}, []string{"not allowed"}},
+		{exitFailed, []string{"connect", server.id + "/nosuch"}, []string{"no such service"}},
+		{exitFailed, []string{"connect", server.id + "/closed"}, []string{"not allowed"}},
 		{exitFailed, []string{"connect", server.id + "/dead", takenPort}, []string{"in use by another program", "choose another port"}},
 		{exitFailed, []string{"connect", server.id + "/dead", "-"}, []string{"target refused", "connection refused"}},
 		{exitFailed, []string{"connect", server.id + "/nosuch", "-"}, []string{"no such service"}},
@@ -123,7 +124,7 @@ func TestBadInput(t *testing.T) {
 // reason told.
 func TestWarnings(t *testing.T) {
 	user := up(t, newHome(t))
-	r := run(t, user.home, "connect", stranger+"/web")
+	r := run(t, user.home, "connect", stranger+"/web", "--anyway")
 	if r.code != exitDone || !strings.HasPrefix(r.stderr, "kith: warning: ") || strings.Count(r.stderr, "\n") != 1 || !strings.HasPrefix(r.stdout, "127.0.0.1:") {
 		t.Errorf("%+v", r)
 	}

@@ -67,7 +67,8 @@ and --once say.`,
 	flags.DurationVar(&timeout, "timeout", 0, "how long a connection may wait for its stream in all (default 30s)")
 	flags.BoolVarP(&foreground, "foreground", "f", false, "keep the forward until Ctrl-C only")
 	flags.BoolVar(&req.Once, "once", false, "stop after the first connection")
-	flags.BoolVar(&req.Check, "check", false, "fail, and bind nothing, if the peer cannot be reached now or would refuse")
+	flags.BoolVar(&req.Check, "check", false, "fail, and bind nothing, if the peer cannot be reached now")
+	flags.BoolVar(&req.Anyway, "anyway", false, "bind although the peer is unknown or says that it would refuse")
 	flags.BoolVar(&req.AllowCustomProtocol, "allow-custom-protocol", false, "permit a name that begins with / but not with /x/")
 	cmd.ValidArgsFunction = a.completePeerService
 	return cmd

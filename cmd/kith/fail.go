@@ -52,7 +52,7 @@ func (a *app) report(ctx context.Context, err error) int {
 			fmt.Fprintf(a.stderr, "%s\n", line)
 		}
 	} else {
-		fmt.Fprintf(a.stderr, "kith: %s\n", text)
+		fmt.Fprintf(a.stderr, "%s%s\n", a.errorPrefix, text)
 	}
 	if errors.Is(err, kith.ErrUsage) {
 		return exitUsage

@@ -104,7 +104,11 @@ func fails(t *testing.T, home string, code int, args []string, pieces ...string)
 		t.Errorf("kith %s: exit code %d, want %d; stdout %q", strings.Join(args, " "), r.code, code, r.stdout)
 	}
 	line, rest, _ := strings.Cut(r.stderr, "\n")
-	if rest != "" || !strings.HasPrefix(line, "kith: ") {
+	prefix := "kith: "
+	if args[0] == "p2p" {
+		prefix = "Error: " // as ipfs p2p
+	}
+	if rest != "" || !strings.HasPrefix(line, prefix) {
 		t.Errorf("kith %s: not one line: %q", strings.Join(args, " "), r.stderr)
 	}
 	for _, piece := range pieces {

@@ -1,9 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -44,7 +46,7 @@ keep their half-close.`,
 // checkProtocol holds kubo's rule for names.
 func checkProtocol(name string, custom bool) error {
 	if !custom && !strings.HasPrefix(name, kuboPrefix) {
-		return usagef("protocol name must be within '%s' namespace, and %q is not; begin it with %s or say --allow-custom-protocol", kuboPrefix, name, kuboPrefix)
+		return usagef("protocol name must be within '%s' namespace", kuboPrefix) // kubo's very words, which its own test compares
 	}
 	return nil
 }
@@ -111,6 +113,7 @@ func (a *app) p2pForwardCommand() *cobra.Command {
 				return err
 			}
 			req.Name, req.Listen, req.Peer = args[0], args[1], args[2]
+			req.Anyway = true // kubo binds and dials later
 			return a.withNode(func(ctx context.Context, c *daemon.Client, _ []string) error {
 				stop := a.working("connecting to %s", req.GetPeer())
 				res, err := c.Connect(ctx, req)
@@ -157,8 +160,11 @@ func (a *app) p2pLsCommand() *cobra.Command {
 			case a.json:
 				return a.printJSON(res)
 			}
-			rows := make([][]string, 0, len(res.GetMounts()))
-			for _, m := range res.GetMounts() {
+			// As kubo does: what is forwarded, then what is served.
+			mounts := slices.Clone(res.GetMounts())
+			slices.SortStableFunc(mounts, func(a, b *controlv1.Mount) int { return cmp.Compare(b.GetKind(), a.GetKind()) })
+			rows := make([][]string, 0, len(mounts))
+			for _, m := range mounts {
 				rows = append(rows, []string{m.GetName(), m.GetListenAddress(), m.GetTargetAddress()})
 			}
 			return kuboTable(a.stdout, headers, []string{"Protocol", "Listen Address", "Target Address"}, rows)

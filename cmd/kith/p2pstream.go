@@ -44,6 +44,9 @@ func (a *app) p2pStreamCloseCommand() *cobra.Command {
 			if all {
 				return takes(0, 0, "")(cmd, args)
 			}
+			if len(args) == 0 {
+				return usagef("no id specified; `kith p2p stream ls` shows them, or say --all")
+			}
 			return takes(1, 1, "the ID of a stream, or --all")(cmd, args)
 		},
 		RunE: a.withNode(func(ctx context.Context, c *daemon.Client, args []string) error {

@@ -208,7 +208,7 @@ func TestForeground(t *testing.T) {
 		args []string
 	}{
 		{server.home, []string{"expose", port, "--allow-any", "--foreground"}},
-		{user.home, []string{"connect", server.address + "/" + port, "--foreground"}},
+		{user.home, []string{"connect", server.address + "/" + port, "--foreground", "--anyway"}},
 		{server.home, []string{"p2p", "listen", "/x/fg", "/ip4/127.0.0.1/tcp/" + port, "--allow-any", "-f"}},
 		{user.home, []string{"p2p", "forward", "/x/fg", "/ip4/127.0.0.1/tcp/0", "/p2p/" + server.id, "-f"}},
 	} {

@@ -25,6 +25,8 @@ type app struct {
 	logLevel string
 
 	log *slog.Logger
+
+	errorPrefix string // of an error's line
 }
 
 // run parses and runs one command line and returns the exit code.
@@ -36,7 +38,10 @@ func (a *app) run(ctx context.Context, args []string) int {
 	root.SetErr(a.stderr)
 	// A line that does not parse must still be answered in the form asked for.
 	a.json = slices.Contains(args, "--json")
-	err := root.ExecuteContext(ctx)
+	cmd, err := root.ExecuteContextC(ctx)
+	if cmd != nil && strings.HasPrefix(cmd.CommandPath(), "kith p2p") {
+		a.errorPrefix = "Error: " // scripts made for ipfs p2p look for it
+	}
 	return a.report(ctx, err)
 }
 

@@ -67,10 +67,10 @@ func closeStreams(ctx context.Context, c *daemon.Client, all bool, args []string
 		return c.CloseStreams(ctx, &controlv1.CloseStreamsRequest{All: true})
 	}
 	id, err := strconv.ParseUint(args[0], 10, 64)
-	if err != nil || id == 0 {
+	if err != nil {
 		return nil, usagef("%q is no stream ID; `kith streams` shows the IDs", args[0])
 	}
-	return c.CloseStreams(ctx, &controlv1.CloseStreamsRequest{Id: id})
+	return c.CloseStreams(ctx, &controlv1.CloseStreamsRequest{Id: &id})
 }
 
 // printStreams prints one row a stream.

@@ -608,11 +608,14 @@ type ConnectRequest struct {
 	// How long a connection may wait for its stream in all. Default 30 s.
 	Timeout             *durationpb.Duration `protobuf:"bytes,5,opt,name=timeout,proto3" json:"timeout,omitempty"`
 	AllowCustomProtocol bool                 `protobuf:"varint,6,opt,name=allow_custom_protocol,json=allowCustomProtocol,proto3" json:"allow_custom_protocol,omitempty"`
-	// Fail when no address of the peer is known, or when the peer says that it
-	// would refuse; a peer that cannot be reached now is a warning either way.
+	// Bind nothing and fail when the peer cannot be reached now. Without it that
+	// is a warning, and the forward dials when it is used.
 	Check bool `protobuf:"varint,7,opt,name=check,proto3" json:"check,omitempty"`
 	// Stop after the first connection.
-	Once          bool `protobuf:"varint,8,opt,name=once,proto3" json:"once,omitempty"`
+	Once bool `protobuf:"varint,8,opt,name=once,proto3" json:"once,omitempty"`
+	// Bind although no address of the peer is known, or the peer says that it
+	// would refuse: a warning instead of a failure.
+	Anyway        bool `protobuf:"varint,9,opt,name=anyway,proto3" json:"anyway,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -699,6 +702,13 @@ func (x *ConnectRequest) GetCheck() bool {
 func (x *ConnectRequest) GetOnce() bool {
 	if x != nil {
 		return x.Once
+	}
+	return false
+}
+
+func (x *ConnectRequest) GetAnyway() bool {
+	if x != nil {
+		return x.Anyway
 	}
 	return false
 }
@@ -1438,9 +1448,10 @@ func (x *ListStreamsResponse) GetStreams() []*Stream {
 }
 
 type CloseStreamsRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
-	All           bool                   `protobuf:"varint,2,opt,name=all,proto3" json:"all,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The first stream of a node has the number 0.
+	Id            *uint64 `protobuf:"varint,1,opt,name=id,proto3,oneof" json:"id,omitempty"`
+	All           bool    `protobuf:"varint,2,opt,name=all,proto3" json:"all,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1476,8 +1487,8 @@ func (*CloseStreamsRequest) Descriptor() ([]byte, []int) {
 }
 
 func (x *CloseStreamsRequest) GetId() uint64 {
-	if x != nil {
-		return x.Id
+	if x != nil && x.Id != nil {
+		return *x.Id
 	}
 	return 0
 }
@@ -2110,7 +2121,7 @@ const file_kith_control_v1_control_proto_rawDesc = "" +
 	"\x0fconnect_timeout\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x0econnectTimeout\"i\n" +
 	"\x0eExposeResponse\x12,\n" +
 	"\x05mount\x18\x01 \x01(\v2\x16.kith.control.v1.MountR\x05mount\x12)\n" +
-	"\x10connect_commands\x18\x02 \x03(\tR\x0fconnectCommands\"\x92\x02\n" +
+	"\x10connect_commands\x18\x02 \x03(\tR\x0fconnectCommands\"\xaa\x02\n" +
 	"\x0eConnectRequest\x12\x12\n" +
 	"\x04peer\x18\x01 \x01(\tR\x04peer\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
@@ -2119,7 +2130,8 @@ const file_kith_control_v1_control_proto_rawDesc = "" +
 	"\atimeout\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\atimeout\x122\n" +
 	"\x15allow_custom_protocol\x18\x06 \x01(\bR\x13allowCustomProtocol\x12\x14\n" +
 	"\x05check\x18\a \x01(\bR\x05check\x12\x12\n" +
-	"\x04once\x18\b \x01(\bR\x04once\"Y\n" +
+	"\x04once\x18\b \x01(\bR\x04once\x12\x16\n" +
+	"\x06anyway\x18\t \x01(\bR\x06anyway\"Y\n" +
 	"\x0fConnectResponse\x12,\n" +
 	"\x05mount\x18\x01 \x01(\v2\x16.kith.control.v1.MountR\x05mount\x12\x18\n" +
 	"\awarning\x18\x02 \x01(\tR\awarning\"\x95\x04\n" +
@@ -2181,10 +2193,11 @@ const file_kith_control_v1_control_proto_rawDesc = "" +
 	"last_error\x18\r \x01(\tR\tlastError\"\x14\n" +
 	"\x12ListStreamsRequest\"H\n" +
 	"\x13ListStreamsResponse\x121\n" +
-	"\astreams\x18\x01 \x03(\v2\x17.kith.control.v1.StreamR\astreams\"7\n" +
-	"\x13CloseStreamsRequest\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x10\n" +
-	"\x03all\x18\x02 \x01(\bR\x03all\".\n" +
+	"\astreams\x18\x01 \x03(\v2\x17.kith.control.v1.StreamR\astreams\"C\n" +
+	"\x13CloseStreamsRequest\x12\x13\n" +
+	"\x02id\x18\x01 \x01(\x04H\x00R\x02id\x88\x01\x01\x12\x10\n" +
+	"\x03all\x18\x02 \x01(\bR\x03allB\x05\n" +
+	"\x03_id\".\n" +
 	"\x14CloseStreamsResponse\x12\x16\n" +
 	"\x06closed\x18\x01 \x01(\x03R\x06closed\"\x12\n" +
 	"\x10ListPeersRequest\"@\n" +
@@ -2348,6 +2361,7 @@ func file_kith_control_v1_control_proto_init() {
 	if File_kith_control_v1_control_proto != nil {
 		return
 	}
+	file_kith_control_v1_control_proto_msgTypes[18].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
