@@ -1,5 +1,3 @@
-//go:build kith
-
 package kubo
 
 import (
