@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
+	"strconv"
 )
 
 // bench is one run: what it measures with, what it has started, what it found.
@@ -18,6 +21,7 @@ type bench struct {
 	service *service // what the daemons' tunnels lead to
 	kith    *daemons // started on first use
 	other   *daemons // kubo, or another kith; the same
+	nodes   int      // started so far
 	stops   []func() error
 }
 
@@ -44,49 +48,72 @@ func (b *bench) measure(ctx context.Context, c comparison) error {
 	return nil
 }
 
-// both starts the two kinds of daemons, unless they run already.
+// daemonPairs is how many pairs the same daemons measure, daemonWarmUp the
+// bytes they carry each way before the first.
+const (
+	daemonPairs  = 3
+	daemonWarmUp = 8 << 20
+)
+
+// both starts kith's daemons and those it is compared with, unless they run.
 func (b *bench) both(ctx context.Context) error {
-	if b.service == nil {
-		s, err := newService()
-		if err != nil {
-			return err
-		}
-		b.service = s
-		b.stops = append(b.stops, s.close)
+	if b.kith == nil || b.other == nil {
+		return b.renew(ctx)
 	}
-	if b.kith == nil {
-		bin, err := b.kithPath, error(nil)
-		if bin == "" {
-			if bin, err = kithBinary(ctx, b.dir); err != nil {
-				return err
-			}
-		}
-		d, err := b.startKith(ctx, "kith", bin)
-		if err != nil {
-			return fmt.Errorf("kith: %w", err)
-		}
-		b.kith = d
-	}
-	if b.other == nil {
-		d, err := b.startOther(ctx)
-		if err != nil {
-			return err
-		}
-		b.other = d
-	}
-	b.report.peer(b.kith.name, b.kith.config)
-	b.report.peer(b.other.name, b.other.config)
 	return nil
 }
 
-// startOther starts what kith is compared with.
-func (b *bench) startOther(ctx context.Context) (*daemons, error) {
+// renew starts kith's daemons and those it is compared with, in the place of
+// those that run.
+func (b *bench) renew(ctx context.Context) (err error) {
+	if b.service == nil {
+		if b.service, err = newService(); err != nil {
+			return err
+		}
+		b.stops = append(b.stops, b.service.close)
+	}
+	if b.kithPath == "" {
+		if b.kithPath, err = kithBinary(ctx, b.dir); err != nil {
+			return err
+		}
+	}
+	if err := errors.Join(b.kith.stop(), b.other.stop()); err != nil {
+		return err
+	}
+	b.kith, b.other = nil, nil
+	if b.kith, err = b.startKith(ctx, "kith", b.kithPath); err != nil {
+		return fmt.Errorf("kith: %w", err)
+	}
 	if b.against != "" {
-		return b.startKith(ctx, "other kith", b.against)
+		b.other, err = b.startKith(ctx, b.otherName(), b.against)
+	} else {
+		b.other, err = b.startKubo(ctx, b.otherName(), nil)
 	}
-	d, err := b.startKubo(ctx, "kubo", nil)
 	if err != nil {
-		return nil, fmt.Errorf("kubo: %w", err)
+		return fmt.Errorf("%s: %w", b.otherName(), err)
 	}
-	return d, nil
+	for _, d := range []*daemons{b.kith, b.other} {
+		b.report.peer(d.name, d.config)
+		for _, way := range ways {
+			if _, err := transfer(ctx, d.dial, way.op, daemonWarmUp, readSize); err != nil {
+				return fmt.Errorf("%s, warming up: %w", d.name, err)
+			}
+		}
+	}
+	return nil
+}
+
+// otherName is what kith's daemons are compared with.
+func (b *bench) otherName() string {
+	if b.against != "" {
+		return "other kith"
+	}
+	return "kubo"
+}
+
+// nodeDir makes a new directory for a node.
+func (b *bench) nodeDir() (string, error) {
+	b.nodes++
+	dir := filepath.Join(b.dir, strconv.Itoa(b.nodes))
+	return dir, os.Mkdir(dir, 0o700)
 }

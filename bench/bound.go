@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
+	"sync"
 
 	"github.com/kith-p2p/kith"
 )
@@ -19,17 +19,26 @@ func boundRow(ctx context.Context, b *bench) error {
 		return err
 	}
 	defer s.close()
-	near, far, stop, err := twoHosts(ctx)
-	if err != nil {
-		return err
+	var raw, tunnel dialFunc
+	stop := func() error { return nil }
+	defer func() { stop() }()
+	renew := func(ctx context.Context) error {
+		if err := stop(); err != nil {
+			return err
+		}
+		near, far, shut, err := twoHosts(ctx)
+		if err != nil {
+			return err
+		}
+		var shutTunnel func() error
+		if tunnel, shutTunnel, err = b.dialTunnel(ctx, s.addr()); err != nil {
+			return errors.Join(err, shut())
+		}
+		raw = dialRaw(near, far)
+		stop = sync.OnceValue(func() error { return errors.Join(shutTunnel(), shut()) })
+		return nil
 	}
-	defer stop()
-	raw, plain := dialRaw(near, far), dialTCP(s.addr())
-	tunnel, shut, err := dialTunnel(ctx, b.dir, s.addr())
-	if err != nil {
-		return err
-	}
-	defer shut()
+	plain := dialTCP(s.addr())
 	b.report.peer("raw streams", hostConfig)
 	b.report.peer("kith in process", "two kith.Node in this process, TCP only, otherwise as by default; Expose and Forward")
 
@@ -38,6 +47,7 @@ func boundRow(ctx context.Context, b *bench) error {
 		err := b.measure(ctx, comparison{
 			row: "bound", what: "throughput, " + way.name,
 			ours: "tunnel", theirs: "1/(2/T+1/S)", unit: "MiB/s", bar: 0.95,
+			renew: renew, every: 1,
 			pair: func(ctx context.Context) (o, bound float64, err error) {
 				t, err := transfer(ctx, plain, way.op, b.size, readSize)
 				if err != nil {
@@ -81,7 +91,7 @@ var ways = []struct {
 
 // dialTunnel runs two kith nodes in this process, with a tunnel from a local
 // port of the one to target behind the other.
-func dialTunnel(ctx context.Context, dir, target string) (dial dialFunc, stop func() error, err error) {
+func (b *bench) dialTunnel(ctx context.Context, target string) (dial dialFunc, stop func() error, err error) {
 	var nodes []*kith.Node
 	stop = func() error {
 		var errs []error
@@ -90,8 +100,12 @@ func dialTunnel(ctx context.Context, dir, target string) (dial dialFunc, stop fu
 		}
 		return errors.Join(errs...)
 	}
-	for _, name := range []string{"near", "far"} {
-		n, err := kith.New(kith.Config{Home: filepath.Join(dir, name), Listen: []string{"/ip4/127.0.0.1/tcp/0"}, NoMDNS: true})
+	for range 2 {
+		home, err := b.nodeDir()
+		if err != nil {
+			return nil, nil, errors.Join(err, stop())
+		}
+		n, err := kith.New(kith.Config{Home: home, Listen: []string{"/ip4/127.0.0.1/tcp/0"}, NoMDNS: true})
 		if err != nil {
 			return nil, nil, errors.Join(err, stop())
 		}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -15,6 +16,14 @@ type daemons struct {
 	config    string // as the report shows it
 	near, far *process
 	dial      dialFunc // through the tunnel
+}
+
+// stop ends both processes. It does nothing for daemons that never started.
+func (d *daemons) stop() error {
+	if d == nil {
+		return nil
+	}
+	return errors.Join(d.near.stop(), d.far.stop())
 }
 
 // sides measures kith, then what it is compared with, and adds up what CPU
@@ -43,13 +52,10 @@ func (b *bench) sides(ctx context.Context, c *costs, measure func(context.Contex
 
 // kuboRow compares throughput.
 func kuboRow(ctx context.Context, b *bench) error {
-	if err := b.both(ctx); err != nil {
-		return err
-	}
 	for _, way := range ways {
 		var cost costs
 		err := b.measure(ctx, comparison{
-			row: "kubo", what: "throughput, " + way.name, ours: "kith", theirs: b.other.name, unit: "MiB/s", bar: 1.2,
+			row: "kubo", what: "throughput, " + way.name, ours: "kith", theirs: b.otherName(), unit: "MiB/s", bar: 1.2, renew: b.renew, every: daemonPairs,
 			pair: func(ctx context.Context) (float64, float64, error) {
 				return b.sides(ctx, &cost, func(ctx context.Context, d *daemons) (float64, error) {
 					return transfer(ctx, d.dial, way.op, b.size, readSize)
@@ -67,14 +73,12 @@ func kuboRow(ctx context.Context, b *bench) error {
 // connectRow compares how long a new connection takes: connect, a byte there
 // and back, close, one connection after another.
 func connectRow(ctx context.Context, b *bench) error {
-	if err := b.both(ctx); err != nil {
-		return err
-	}
 	var cost costs
 	var p99s [2][]float64
 	return b.measure(ctx, comparison{
 		row: "connect", what: fmt.Sprintf("p50 of %d new connections", b.conns),
-		ours: "kith", theirs: b.other.name, unit: "µs", bar: 0.6, atMost: true,
+		ours: "kith", theirs: b.otherName(), unit: "µs", bar: 0.6, atMost: true,
+		renew: b.renew, every: daemonPairs,
 		pair: func(ctx context.Context) (float64, float64, error) {
 			return b.sides(ctx, &cost, func(ctx context.Context, d *daemons) (float64, error) {
 				took, err := sequence(ctx, d.dial, b.conns)
@@ -109,12 +113,12 @@ func sequence(ctx context.Context, dial dialFunc, n int) ([]float64, error) {
 // rssRow compares the memory that the nodes hold right after the load of the
 // rows above: a transfer each way and a sequence of connections.
 func rssRow(ctx context.Context, b *bench) error {
-	if err := b.both(ctx); err != nil {
+	if err := b.renew(ctx); err != nil { // that no earlier row has used
 		return err
 	}
 	var cost costs
 	return b.measure(ctx, comparison{
-		row: "rss", what: "resident memory of both nodes", ours: "kith", theirs: b.other.name, unit: "MiB", bar: 0.5, atMost: true,
+		row: "rss", what: "resident memory of both nodes", ours: "kith", theirs: b.otherName(), unit: "MiB", bar: 0.5, atMost: true,
 		pair: func(ctx context.Context) (float64, float64, error) {
 			return b.sides(ctx, &cost, func(ctx context.Context, d *daemons) (float64, error) {
 				for _, way := range ways {

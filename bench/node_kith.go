@@ -6,8 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 )
 
@@ -18,13 +16,11 @@ func (b *bench) startKith(ctx context.Context, name, bin string) (*daemons, erro
 	flags := []string{"up", "--listen", "/ip4/127.0.0.1/tcp/0", "--no-mdns", "--json"}
 	d := &daemons{name: name, config: fmt.Sprintf("two `kith %s` processes, otherwise as by default: TCP, TLS, yamux", strings.Join(flags, " "))}
 
-	up := func(end string) (home string, p *process, addr string, err error) {
-		home = filepath.Join(b.dir, strings.ReplaceAll(name, " ", "-")+"-"+end)
-		if err := os.Mkdir(home, 0o700); err != nil {
+	up := func() (home string, p *process, addr string, err error) {
+		if home, err = b.nodeDir(); err != nil {
 			return "", nil, "", err
 		}
-		p, err = start(b.dir, strings.ReplaceAll(name, " ", "-")+"-"+end, nil, bin, append([]string{"--home", home}, flags...)...)
-		if err != nil {
+		if p, err = start(home, nil, bin, append([]string{"--home", home}, flags...)...); err != nil {
 			return "", nil, "", err
 		}
 		b.stops = append(b.stops, p.stop)
@@ -40,11 +36,11 @@ func (b *bench) startKith(ctx context.Context, name, bin string) (*daemons, erro
 		})
 		return home, p, addr, err
 	}
-	farHome, far, addr, err := up("far")
+	farHome, far, addr, err := up()
 	if err != nil {
 		return nil, err
 	}
-	nearHome, near, _, err := up("near")
+	nearHome, near, _, err := up()
 	if err != nil {
 		return nil, err
 	}

@@ -68,11 +68,11 @@ func (b *bench) startKubo(ctx context.Context, name string, extra map[string]any
 	}
 	config := maps.Clone(kuboConfig)
 	maps.Copy(config, extra)
-	far, err := b.upKubo(ctx, bin, name+" far", config)
+	far, err := b.upKubo(ctx, bin, config)
 	if err != nil {
 		return nil, err
 	}
-	near, err := b.upKubo(ctx, bin, name+" near", config)
+	near, err := b.upKubo(ctx, bin, config)
 	if err != nil {
 		return nil, err
 	}
@@ -111,9 +111,11 @@ func (b *bench) startKubo(ctx context.Context, name string, extra map[string]any
 }
 
 // upKubo makes a node and returns when it listens.
-func (b *bench) upKubo(ctx context.Context, bin, name string, config map[string]any) (*kuboNode, error) {
-	name = strings.ReplaceAll(name, " ", "-")
-	home := filepath.Join(b.dir, name)
+func (b *bench) upKubo(ctx context.Context, bin string, config map[string]any) (*kuboNode, error) {
+	home, err := b.nodeDir()
+	if err != nil {
+		return nil, err
+	}
 	n := &kuboNode{bin: bin, env: []string{"IPFS_PATH=" + home, "IPFS_TELEMETRY=off"}}
 	if _, err := n.run(ctx, "init", "--profile=test"); err != nil {
 		return nil, err
@@ -121,7 +123,7 @@ func (b *bench) upKubo(ctx context.Context, bin, name string, config map[string]
 	if err := configure(filepath.Join(home, "config"), config); err != nil {
 		return nil, err
 	}
-	p, err := start(b.dir, name, n.env, bin, "daemon", "--migrate=false")
+	p, err := start(home, n.env, bin, "daemon", "--migrate=false")
 	if err != nil {
 		return nil, err
 	}

@@ -20,6 +20,13 @@ type comparison struct {
 	worst        bool // the worst pair counts, not the median
 	rounds       int  // this many pairs and no more; 0 means the usual number
 
+	// renew gives both sides new connections to measure with: what a connection
+	// finds out about its path as it starts stays with it, and makes one as
+	// much as a quarter faster than the next. It is called before the first
+	// pair and again after every few.
+	renew func(ctx context.Context) error
+	every int // pairs between renewals
+
 	// pair measures both sides once, ours first.
 	pair func(ctx context.Context) (ours, theirs float64, err error)
 	// notes adds what else is worth saying, after the last pair. May be nil.
@@ -46,17 +53,19 @@ type result struct {
 	Notes     []string     `json:"notes,omitempty"`
 }
 
-// measure takes pairs, more of them when the median is close to the bar. One
-// pair before them warms up and is not counted.
+// measure takes pairs, more of them when the median is close to the bar.
 func (c comparison) measure(ctx context.Context, set settings, tick func()) (result, error) {
 	pairs, most := set.pairs, set.most
 	if c.rounds > 0 {
 		pairs, most = c.rounds, c.rounds
-	} else if _, _, err := c.take(ctx); err != nil {
-		return result{}, fmt.Errorf("warming up: %w", err)
 	}
 	r := result{Row: c.row, What: c.what, Ours: c.ours, Theirs: c.theirs, Unit: c.unit, Bar: c.bar, AtMost: c.atMost, Worst: c.worst}
 	for len(r.Pairs) < pairs {
+		if c.renew != nil && len(r.Pairs)%c.every == 0 {
+			if err := c.renew(ctx); err != nil {
+				return r, err
+			}
+		}
 		ours, theirs, err := c.take(ctx)
 		if err != nil {
 			return r, fmt.Errorf("pair %d: %w", len(r.Pairs)+1, err)

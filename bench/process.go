@@ -26,9 +26,9 @@ type process struct {
 	err    error
 }
 
-// start runs a daemon until stop.
-func start(dir, name string, env []string, bin string, args ...string) (*process, error) {
-	p := &process{cmd: exec.Command(bin, args...), log: filepath.Join(dir, name+".log"), exited: make(chan struct{})}
+// start runs a daemon until stop, with its log in dir.
+func start(dir string, env []string, bin string, args ...string) (*process, error) {
+	p := &process{cmd: exec.Command(bin, args...), log: filepath.Join(dir, "bench.log"), exited: make(chan struct{})}
 	out, err := os.Create(p.log)
 	if err != nil {
 		return nil, err

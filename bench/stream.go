@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"testing"
@@ -18,23 +19,32 @@ const streamProtocol protocol.ID = "/bench/stream/1.0.0"
 // streamRow compares stream's net.Conn with the libp2p stream below it, over
 // the same connection between the same two hosts.
 func streamRow(ctx context.Context, b *bench) error {
-	near, far, stop, err := twoHosts(ctx)
-	if err != nil {
-		return err
+	var ours, theirs dialFunc
+	stop := func() error { return nil }
+	defer func() { stop() }()
+	renew := func(ctx context.Context) error {
+		if err := stop(); err != nil {
+			return err
+		}
+		near, far, shut, err := twoHosts(ctx)
+		if err != nil {
+			return err
+		}
+		var shutStream func()
+		if ours, shutStream, err = dialStream(near, far); err != nil {
+			return errors.Join(err, shut())
+		}
+		theirs = dialRaw(near, far)
+		stop = sync.OnceValue(func() error { shutStream(); return shut() })
+		return nil
 	}
-	defer stop()
 	b.report.peer("raw streams", hostConfig)
-	ours, shut, err := dialStream(near, far)
-	if err != nil {
-		return err
-	}
-	defer shut()
-	theirs := dialRaw(near, far)
 
 	for _, chunk := range []int{64 << 10, 256 << 10} {
 		err := b.measure(ctx, comparison{
 			row: "stream", what: fmt.Sprintf("throughput, %d KiB writes", chunk>>10),
 			ours: "stream", theirs: "raw stream", unit: "MiB/s", bar: 0.93,
+			renew: renew, every: 1,
 			pair: func(ctx context.Context) (o, t float64, err error) {
 				if o, err = transfer(ctx, ours, push, b.size, chunk); err == nil {
 					t, err = transfer(ctx, theirs, push, b.size, chunk)

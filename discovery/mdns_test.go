@@ -1,0 +1,83 @@
+package discovery
+
+import (
+	"crypto/rand"
+	"fmt"
+	"log/slog"
+	"testing"
+
+	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/peer"
+	ma "github.com/multiformats/go-multiaddr"
+)
+
+func newID(t *testing.T) peer.ID {
+	t.Helper()
+	_, pub, err := crypto.GenerateEd25519Key(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, err := peer.IDFromPublicKey(pub)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+// What a local network says is believed only as far as it can be true of it.
+func TestOnlyAddressesOfThisNetwork(t *testing.T) {
+	self, other := newID(t), newID(t)
+	var got []peer.AddrInfo
+	n := &notifee{self: self, log: slog.New(slog.DiscardHandler), seen: map[peer.ID]struct{}{}, found: func(p peer.AddrInfo) { got = append(got, p) }}
+	n.HandlePeerFound(peer.AddrInfo{ID: other, Addrs: []ma.Multiaddr{
+		ma.StringCast("/ip4/192.168.1.5/tcp/4001"),
+		ma.StringCast("/ip4/8.8.8.8/tcp/4001"),                                     // a victim elsewhere
+		ma.StringCast("/ip4/127.0.0.1/tcp/22"),                                     // our own services
+		ma.StringCast("/ip6/::1/tcp/22"),                                           //
+		ma.StringCast("/dns4/example.org/tcp/80"),                                  // a name
+		ma.StringCast("/ip4/10.0.0.1/tcp/1/p2p/" + self.String() + "/p2p-circuit"), // over someone
+		ma.StringCast("/ip6/fe80::1/udp/4001/quic-v1"),
+	}})
+	if len(got) != 1 || fmt.Sprint(got[0].Addrs) != "[/ip4/192.168.1.5/tcp/4001 /ip6/fe80::1/udp/4001/quic-v1]" {
+		t.Fatalf("%v", got)
+	}
+	lan := ma.StringCast("/ip4/192.168.1.5/tcp/4001")
+	for name, p := range map[string]peer.AddrInfo{
+		"ourselves":    {ID: self, Addrs: []ma.Multiaddr{lan}},
+		"nobody":       {Addrs: []ma.Multiaddr{lan}},
+		"nowhere":      {ID: newID(t)},
+		"nowhere near": {ID: newID(t), Addrs: []ma.Multiaddr{ma.StringCast("/ip4/8.8.8.8/tcp/1")}},
+	} {
+		if n.HandlePeerFound(p); len(got) != 1 {
+			t.Errorf("%s was passed on", name)
+			got = got[:1]
+		}
+	}
+}
+
+// Anybody can announce anything: peers and addresses are capped, and known
+// peers may still change their addresses when the cap is reached.
+func TestAnnouncementsAreCapped(t *testing.T) {
+	count := 0
+	n := &notifee{self: newID(t), log: slog.New(slog.DiscardHandler), seen: map[peer.ID]struct{}{}, found: func(p peer.AddrInfo) {
+		count++
+		if len(p.Addrs) > maxAddrs {
+			t.Fatalf("%d addresses", len(p.Addrs))
+		}
+	}}
+	var many []ma.Multiaddr
+	for i := range 100 {
+		many = append(many, ma.StringCast(fmt.Sprintf("/ip4/10.0.0.%d/tcp/4001", i)))
+	}
+	first := peer.AddrInfo{ID: newID(t), Addrs: many}
+	n.HandlePeerFound(first)
+	for range 2 * maxPeers {
+		n.HandlePeerFound(peer.AddrInfo{ID: newID(t), Addrs: many})
+	}
+	if count != maxPeers {
+		t.Fatalf("%d peers were passed on, at most %d", count, maxPeers)
+	}
+	if n.HandlePeerFound(first); count != maxPeers+1 {
+		t.Fatal("a known peer can no longer change its addresses")
+	}
+}
