@@ -128,12 +128,21 @@ func listenErr(h host.Host, err error) (host.Host, error) {
 
 // loopbackOnly reports whether nobody else can reach the node's listeners.
 func (n *Node) loopbackOnly() bool {
-	for _, a := range n.host.Network().ListenAddresses() {
+	for _, a := range n.sockets() {
 		if !manet.IsIPLoopback(a) {
 			return false
 		}
 	}
 	return true
+}
+
+// sockets are the addresses listened on. The relay transport lists itself as
+// one that is no socket of this machine.
+func (n *Node) sockets() []ma.Multiaddr {
+	return slices.DeleteFunc(slices.Clone(n.host.Network().ListenAddresses()), func(a ma.Multiaddr) bool {
+		_, err := a.ValueForProtocol(ma.P_CIRCUIT)
+		return err == nil
+	})
 }
 
 // Addrs lists full addresses that other nodes can dial, each ending in

@@ -114,8 +114,7 @@ type Node struct {
 	closed chan struct{} // closed when Close is done
 	err    error         // of Close; written before closed is closed
 
-	mu     sync.Mutex // guards the fields below
-	mdns   bool
+	mu     sync.Mutex         // guards the fields below
 	source map[peer.ID]string // where a peer was learnt from
 }
 
@@ -159,6 +158,9 @@ func New(cfg Config) (_ *Node, err error) {
 		return nil, err
 	}
 	n.tunnels = tunnel.NewP2P(n.host.ID(), n.host, n.host.Peerstore(), tunnel.WithLogger(n.log))
+	for _, notice := range n.notices {
+		n.log.Warn(notice)
+	}
 	return n, nil
 }
 
@@ -170,7 +172,7 @@ func (n *Node) Run(ctx context.Context) error {
 	defer cancel()
 	defer context.AfterFunc(n.ctx, cancel)()
 	var wg sync.WaitGroup
-	if !n.cfg.NoMDNS && !n.cfg.LocalOnly && !n.loopbackOnly() {
+	if n.wantsMDNS() {
 		wg.Go(func() { n.runMDNS(ctx) })
 	}
 	wg.Go(func() { n.runBackups(ctx) })
@@ -207,6 +209,12 @@ func (n *Node) ID() peer.ID { return n.host.ID() }
 // NodeID is the Tendermint spelling of the same identity.
 func (n *Node) NodeID() identity.NodeID { return n.key.Public().NodeID() }
 
+// wantsMDNS says whether the node looks for peers on the local network: not
+// when nobody there could reach it.
+func (n *Node) wantsMDNS() bool {
+	return !n.cfg.NoMDNS && !n.cfg.LocalOnly && !n.loopbackOnly()
+}
+
 // runMDNS keeps mDNS going, starting it as soon as there is a network.
 func (n *Node) runMDNS(ctx context.Context) {
 	var running io.Closer
@@ -225,9 +233,6 @@ func (n *Node) runMDNS(ctx context.Context) {
 			return
 		}
 	}
-	n.mu.Lock()
-	n.mdns = true
-	n.mu.Unlock()
 	<-ctx.Done()
 	running.Close()
 }

@@ -162,7 +162,7 @@ func TestUsageErrors(t *testing.T) {
 			_, err := n.Forward(t.Context(), Forward{Peer: someone, Name: "web", Listen: taken.Addr().String(), Anyway: true})
 			return err
 		}, tunnel.ErrExists, "in use"},
-		"self": {func() error { _, err := n.Connect(t.Context(), n.ID().String()); return err }, ErrUsage, "this node"},
+		"self":          {func() error { _, err := n.Connect(t.Context(), n.ID().String()); return err }, ErrUsage, "this node"},
 		"close nothing": {func() error { _, err := n.CloseMounts(Match{}); return err }, ErrUsage, ""},
 		"no stream":     {func() error { return n.CloseStream(7) }, ErrNoSuchStream, "7"},
 		"no mount":      {func() error { return n.Hold(t.Context(), 7) }, ErrNoSuchMount, "7"},

@@ -69,8 +69,8 @@ type Status struct {
 	Home, Version     string
 	Started           time.Time
 	Addresses, Listen []string
-	MDNS              bool
-	Peers             int // connected
+	MDNS              bool // looks for peers on the local network
+	Peers             int  // connected
 	Mounts, Streams   int
 	Opened, Served    uint64 // connections since the start
 	BytesIn, BytesOut uint64
@@ -285,14 +285,15 @@ func (n *Node) Status() Status {
 	st := n.tunnels.Stats()
 	s := Status{
 		Home: n.cfg.Home, Version: n.cfg.Version, Started: n.started,
-		Addresses: n.Addrs(), Notices: n.notices,
+		Addresses: n.Addrs(), Notices: n.notices, MDNS: n.wantsMDNS(),
 		Peers: len(n.host.Network().Peers()), Mounts: len(n.tunnels.Listeners.List()), Streams: n.tunnels.Streams.Len(),
 		Opened: st.Opened, Served: st.Served, BytesIn: st.BytesIn, BytesOut: st.BytesOut,
 		Refused: map[string]uint64{},
 	}
-	for _, a := range n.host.Network().ListenAddresses() {
+	for _, a := range n.sockets() {
 		s.Listen = append(s.Listen, a.String())
 	}
+	slices.Sort(s.Listen)
 	for _, i := range n.tunnels.Streams.List() {
 		s.BytesIn += i.BytesIn
 		s.BytesOut += i.BytesOut
@@ -300,8 +301,5 @@ func (n *Node) Status() Status {
 	for r, count := range st.Refused {
 		s.Refused[tunnel.Reason(r).String()] = count
 	}
-	n.mu.Lock()
-	s.MDNS = n.mdns
-	n.mu.Unlock()
 	return s
 }

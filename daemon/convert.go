@@ -1,8 +1,6 @@
 package daemon
 
 import (
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/kith-p2p/kith"
@@ -16,7 +14,7 @@ func statusOf(n *kith.Node) *controlv1.StatusResponse {
 	st := n.Status()
 	return &controlv1.StatusResponse{
 		PeerId: n.ID().String(), NodeId: string(n.NodeID()), Version: st.Version, Home: st.Home, Pid: pid,
-		Started: timeOf(st.Started), Addresses: st.Addresses, Listen: sockets(st.Listen), Mdns: st.MDNS,
+		Started: timeOf(st.Started), Addresses: st.Addresses, Listen: st.Listen, Mdns: st.MDNS,
 		Peers: int64(st.Peers), Mounts: int64(st.Mounts), Streams: int64(st.Streams),
 		Counters: &controlv1.Counters{
 			ConnectionsOpened: st.Opened, ConnectionsServed: st.Served,
@@ -24,14 +22,6 @@ func statusOf(n *kith.Node) *controlv1.StatusResponse {
 		},
 		Notices: st.Notices,
 	}
-}
-
-// sockets are the listen addresses that are sockets of this machine, in order.
-// The relay transport lists one that is not.
-func sockets(listen []string) []string {
-	list := slices.DeleteFunc(slices.Clone(listen), func(a string) bool { return strings.Contains(a, "/p2p-circuit") })
-	slices.Sort(list)
-	return list
 }
 
 func mountOf(m kith.Mount) *controlv1.Mount {

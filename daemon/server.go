@@ -51,6 +51,8 @@ func newServer(node *kith.Node, askStop context.CancelFunc, log *slog.Logger) *s
 
 	options := []connect.HandlerOption{
 		connect.WithReadMaxBytes(maxRequest),
+		connect.WithCodec(strictJSON{"json"}),
+		connect.WithCodec(strictJSON{"json; charset=utf-8"}),
 		connect.WithRecover(func(_ context.Context, spec connect.Spec, _ http.Header, v any) error {
 			log.Error("control call panicked", "procedure", spec.Procedure, "panic", v)
 			return connect.NewError(connect.CodeInternal, fmt.Errorf("the node failed on this call: %v; please report it with the node's log", v))

@@ -67,6 +67,7 @@ func TestPlainJSON(t *testing.T) {
 		{"CloseMounts", `{}`, 400, "message"},
 		{"CloseMounts", `{"name":"web"}`, 200, "closed"},
 		{"Status", `{"nonsense"`, 400, "message"},
+		{"Expose", `{"target":"3000","name":"x","allowAny":true,"limits":{"maxConections":1}}`, 400, "message"}, // a typing error is no limit
 		{"Nonsense", `{}`, 404, ""},
 		{"Shutdown", `{}`, 200, ""},
 	} {

@@ -171,7 +171,7 @@ func firstStart(t *testing.T, ns *namespace, home string) (r result, whole bool)
 	return r, r.code == 0 && !strings.Contains(r.stderr, "level=WARN")
 }
 
-// TestStartOnFullDisk: what the node was, it is again when there is room.
+// TestStartOnFullDisk: a node that has been here starts as what it was.
 func TestStartOnFullDisk(t *testing.T) {
 	d := newDisk(t)
 	home := filepath.Join(d.path, "home")
@@ -179,9 +179,7 @@ func TestStartOnFullDisk(t *testing.T) {
 	before.end(t)
 	key := d.key(t, home)
 	d.fill(t, 0)
-	refusal(t, home, command(t, d.ns, kithBinary, "--home", home, "up", "--local"))
-	d.free(t)
-	after := upIn(t, d.ns, "after", home, "--local")
+	after := upIn(t, d.ns, "after", home, "--local")                    // starting writes nothing that matters
 	if after.addr != before.addr || !bytes.Equal(d.key(t, home), key) { // the port is in the state file
 		t.Errorf("the node was %s and is %s", before.addr, after.addr)
 	}

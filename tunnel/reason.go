@@ -105,6 +105,14 @@ func (e *Error) Error() string {
 	return b.String()
 }
 
+// cause is what only our own log should hear: it may name local addresses.
+func (e *Error) cause() string {
+	if e.Err == nil || e.Remote {
+		return ""
+	}
+	return oneLine(e.Err.Error())
+}
+
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Err }
 

@@ -206,7 +206,7 @@ func (p *P2P) refused(m *mount, remote peer.ID, e *Error) {
 		service = m.name
 	}
 	p.noisy.Do(func() {
-		p.log.Info("connection refused", "service", service, "peer", remote, "reason", e.Reason.String(), "detail", e.Error())
+		p.log.Info("connection refused", "service", service, "peer", remote, "reason", e.Reason.String(), "detail", e.Error(), "cause", e.cause())
 	})
 }
 

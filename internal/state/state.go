@@ -83,19 +83,18 @@ func Open(dir string) (*State, error) {
 		return nil, err
 	}
 	s.db = db
-	if err := os.WriteFile(s.path(pidName), []byte(strconv.Itoa(os.Getpid())), 0o600); err != nil {
-		return nil, errors.Join(fmt.Errorf("state: %w", err), db.Close())
-	}
+	// Neither of these is worth a node that does not start, on a full disk say.
+	_ = os.WriteFile(s.path(pidName), []byte(strconv.Itoa(os.Getpid())), 0o600) // for ErrLocked's text only
 	if s.backupDue() {
 		if err := s.Backup(); err != nil {
-			return nil, errors.Join(err, s.Close())
+			s.report = append(s.report, fmt.Sprintf("the daily copy of the state file could not be made (%v); see to it that %s has free space", err, dir))
 		}
 	}
 	return s, nil
 }
 
-// Report lists what Open had to repair, one sentence each; empty when all was
-// well.
+// Report lists what Open had to repair or could not do, one sentence each;
+// empty when all was well.
 func (s *State) Report() []string { return s.report }
 
 // Bucket lends the named bucket. The name is the owner's, chosen once.
