@@ -105,16 +105,19 @@ func run(ctx context.Context, args []string) (missed bool, err error) {
 		if len(wanted) > 0 && !slices.Contains(wanted, r.name) {
 			continue
 		}
-		if err := r.run(ctx, b); err != nil {
-			return false, fmt.Errorf("row %s: %w", r.name, err)
+		if err = r.run(ctx, b); err != nil {
+			err = fmt.Errorf("row %s: %w", r.name, err)
+			break // and print the rows before it
 		}
 	}
 	b.report.Machine.LoadAfter = loadAverage()
 	b.report.Quick = set.quick
+	write := b.report.writeMarkdown
 	if *asJSON {
-		err = b.report.writeJSON(os.Stdout)
-	} else {
-		err = b.report.writeMarkdown(os.Stdout)
+		write = b.report.writeJSON
+	}
+	if len(b.report.Rows) > 0 {
+		err = errors.Join(err, write(os.Stdout))
 	}
 	return *strict && !b.report.met(), err
 }
