@@ -1,10 +1,12 @@
 package tunnel
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"runtime"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -61,4 +63,22 @@ func TestThreeThousandConnections(t *testing.T) {
 	}
 	eventually(t, "all end", func() bool { return a.Streams.Len() == 0 && b.Streams.Len() == 0 })
 	eventually(t, "their goroutines end", func() bool { return runtime.NumGoroutine() <= before+10 })
+}
+
+// Over QUIC there is a cap that is not ours. Whoever meets it is told.
+func TestQUICStreamCapHasAReason(t *testing.T) {
+	a, b := newNode(t, "/ip4/127.0.0.1/udp/0/quic-v1"), newNode(t)
+	expose(t, a, "hold", service(t, func(c net.Conn) { io.Copy(io.Discard, c) }), AllowAny())
+	b.Remember(a.id, a.addr())
+	var err error
+	for n := 0; err == nil && n <= quicStreams; n++ {
+		var c net.Conn
+		c, err = b.Open(t.Context(), a.id, "hold", func(c *ForwardConfig) { c.Timeout = 2 * time.Second })
+		if err == nil {
+			defer c.Close()
+		}
+	}
+	if !errors.Is(err, &Error{Reason: ReasonLimit}) || !strings.Contains(err.Error(), "QUIC") {
+		t.Fatalf("the stream above the cap: %v", err)
+	}
 }

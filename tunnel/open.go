@@ -52,6 +52,9 @@ func (p *P2P) open(ctx context.Context, remote peer.ID, service string, timeout 
 		if e.Reason == ReasonLost {
 			e = unreachable(remote, err)
 		}
+		if e.Reason == ReasonTimeout && p.quicFull(remote) {
+			e = refuse(ReasonLimit, "%d streams are open to %s, which is the most that a QUIC connection carries; close some, or reach the peer over TCP", quicStreams, remote)
+		}
 		if e.Reason == ReasonNoService && e.Detail == "" {
 			e.Detail = fmt.Sprintf("%s has no service %q", remote, service)
 		}
@@ -97,6 +100,28 @@ func (p *P2P) speaksKith(ctx context.Context, remote peer.ID) bool {
 	}
 	known, err := p.ps.SupportsProtocols(remote, Protocol)
 	return err == nil && len(known) > 0
+}
+
+// quicStreams is how many streams go-libp2p lets a peer open over one QUIC
+// connection; opening another waits for one to end.
+const quicStreams = 256
+
+func (p *P2P) quicFull(remote peer.ID) bool {
+	for _, c := range p.h.Network().ConnsToPeer(remote) {
+		if c.ConnState().Transport != "quic-v1" {
+			continue
+		}
+		ours := 0
+		for _, s := range c.GetStreams() {
+			if s.Stat().Direction == network.DirOutbound {
+				ours++
+			}
+		}
+		if ours >= quicStreams {
+			return true
+		}
+	}
+	return false
 }
 
 // openedEnd is the peer's end of a connection that we opened: its first read

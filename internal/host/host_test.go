@@ -148,6 +148,7 @@ func TestRankDials(t *testing.T) {
 		lanWS   = "/ip4/192.168.1.2/tcp/4002/ws"
 		pubTCP  = "/ip4/8.8.8.8/tcp/4001"
 		pubQUIC = "/ip4/8.8.8.8/udp/4001/quic-v1"
+		pubTCP6 = "/ip6/2606:4700::1/tcp/4001"
 		relay   = "/ip4/192.168.1.9/tcp/4001/p2p/12D3KooWCryG7Mon9orvQxcS1rYZjotPgpwoJNHHKcLLfE4Hf5mV/p2p-circuit"
 	)
 	first := func(in ...string) string {
@@ -166,7 +167,9 @@ func TestRankDials(t *testing.T) {
 	}{
 		{[]string{lanQUIC, lanTCP, lanWS}, lanTCP},
 		{[]string{lanQUIC, lanWS}, lanQUIC},
-		{[]string{pubQUIC, pubTCP}, pubQUIC},
+		{[]string{pubQUIC, pubTCP}, pubTCP},
+		{[]string{pubQUIC, pubTCP, pubTCP6}, pubTCP6},
+		{[]string{pubQUIC, relay}, pubQUIC},
 		{[]string{relay, lanTCP}, lanTCP},
 		{[]string{relay, pubQUIC}, pubQUIC},
 		{[]string{relay}, relay},
