@@ -28,6 +28,7 @@ const module = "github.com/kith-p2p/kith"
 var mayImport = map[string][]string{
 	"internal/wire":                          {},
 	"internal/backoff":                       {},
+	"internal/unixsock":                      {},
 	"internal/pb/controlv1":                  {},
 	"internal/pb/tunnelv1":                   {},
 	"identity":                               {},
@@ -45,7 +46,7 @@ var mayImport = map[string][]string{
 }
 
 // openToAll may be imported by every package.
-var openToAll = []string{"internal/wire", "internal/backoff", "internal/pb/controlv1", "internal/pb/tunnelv1"}
+var openToAll = []string{"internal/wire", "internal/backoff", "internal/unixsock", "internal/pb/controlv1", "internal/pb/tunnelv1"}
 
 // testsMayImport is the second, wider table, for test files.
 var testsMayImport = map[string][]string{

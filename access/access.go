@@ -2,8 +2,8 @@
 // opened: a service without a rule serves nobody, and a rule lists the peers
 // it serves, or says in so many words that it serves all.
 //
-// All checks of kith live here: a tunnel asks Check before it reads a byte
-// from a peer or touches a target, whichever protocol the peer came by.
+// All checks of kith live here: a tunnel asks Check before it touches a target
+// or hands a byte of the connection on, whichever protocol the peer came by.
 package access
 
 import (
@@ -66,13 +66,16 @@ func (c *Control) Remove(service string) {
 	delete(c.rules, service)
 }
 
-// Rule returns a copy of a service's rule, and whether there is one.
-func (c *Control) Rule(service string) (Rule, bool) {
+// Knows reports whether any service is open to p.
+func (c *Control) Knows(p peer.ID) bool {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	r, ok := c.rules[service]
-	r.Peers = slices.Clone(r.Peers)
-	return r, ok
+	for _, r := range c.rules {
+		if r.Allows(p) {
+			return true
+		}
+	}
+	return false
 }
 
 // Check returns nil when p may use the service now, else an error that wraps

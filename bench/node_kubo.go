@@ -102,12 +102,12 @@ func (b *bench) startKubo(ctx context.Context, name string, extra map[string]any
 	if err != nil {
 		return nil, err
 	}
-	return &daemons{
-		name: name, near: near.process, far: far.process,
-		dial: dialTCP("127.0.0.1:" + local),
-		config: fmt.Sprintf("two `ipfs daemon` processes, %s, built with the same Go, profile test, TCP, TLS, yamux, with %s",
-			strings.TrimSpace(string(version)), settingsText(config)),
-	}, nil
+	text := fmt.Sprintf("two `ipfs daemon` processes, %s, built with the same Go, profile test, TCP, TLS, yamux, with %s",
+		strings.TrimSpace(string(version)), settingsText(config))
+	if len(extra) > 0 {
+		text = "as kubo, but with " + settingsText(extra)
+	}
+	return &daemons{name: name, config: text, near: near.process, far: far.process, dial: dialTCP("127.0.0.1:" + local)}, nil
 }
 
 // upKubo makes a node and returns when it listens.

@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -9,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+
+	"github.com/kith-p2p/kith/internal/unixsock"
 )
 
 // SocketFile is the name of the control socket in a home.
@@ -48,16 +49,9 @@ func listenSocket(home string) (net.Listener, error) {
 			return nil, fmt.Errorf("cannot remove the control socket of a killed node: %w; remove it and start again", err)
 		}
 	}
-	lc := net.ListenConfig{Control: bornPrivate}
-	ln, err := lc.Listen(context.Background(), "unix", path)
+	ln, err := unixsock.Listen(path)
 	if err != nil {
-		return nil, fmt.Errorf("cannot open the control socket: %w; check that %s can be written to", err, home)
-	}
-	// Where the system ignores the mode of an unbound socket, the home's mode
-	// 0700 has kept others out until here.
-	if err := os.Chmod(path, 0o600); err != nil {
-		ln.Close()
-		return nil, fmt.Errorf("cannot make the control socket private: %w; keep the home on a file system with permissions", err)
+		return nil, fmt.Errorf("cannot open the control socket: %w; check that %s can be written to and has permissions", err, home)
 	}
 	return ln, nil
 }

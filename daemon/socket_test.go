@@ -6,7 +6,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 
@@ -26,25 +25,6 @@ func TestSocketIsPrivate(t *testing.T) {
 	r.end(t)
 	if _, err := os.Lstat(filepath.Join(r.home, SocketFile)); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the socket stays: %v", err)
-	}
-}
-
-// TestSocketIsBornPrivate looks at the mode that bind gave the file, before
-// anything could change it.
-func TestSocketIsBornPrivate(t *testing.T) {
-	if runtime.GOOS != "linux" {
-		t.Logf("on %s the home's mode protects the socket", runtime.GOOS)
-		return
-	}
-	path := filepath.Join(filepath.Dir(newHome(t)), "s")
-	lc := net.ListenConfig{Control: bornPrivate}
-	ln, err := lc.Listen(t.Context(), "unix", path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
-		t.Errorf("mode %v, error %v", info.Mode(), err)
 	}
 }
 

@@ -6,7 +6,8 @@ import (
 )
 
 // Buffer sizes for copying. A connection starts at 16 KiB, grows by a factor
-// of four while reads fill what it has, and holds nothing while it waits.
+// of four while reads fill what it has, and holds nothing while it waits. (Over
+// QUIC, where nothing tells that a stream is readable, it holds 4 KiB.)
 const (
 	bufFloor = 4 << 10
 	bufStart = 16 << 10
@@ -75,7 +76,7 @@ func (b *buffers) put(p *[]byte) {
 func nextSize(size, n int) int {
 	switch {
 	case n >= size && size < bufMax:
-		return max(bufStart, size*4)
+		return min(bufMax, max(4*bufStart, size*4))
 	case n <= size/8 && size > bufStart:
 		return size / 4
 	}

@@ -4,7 +4,9 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"sync"
+	"time"
 
 	"github.com/kith-p2p/kith/stream"
 )
@@ -24,6 +26,9 @@ type end interface {
 	read(b *buffers, size int) (buf *[]byte, n int, err error)
 }
 
+// bulkPause is how long a large buffer is held for bytes that do not come.
+const bulkPause = 200 * time.Millisecond
+
 // streamEnd is the end that leads to the peer.
 type streamEnd struct {
 	*stream.Conn
@@ -36,10 +41,17 @@ func (s streamEnd) read(b *buffers, size int) (*[]byte, int, error) {
 		if err := s.WaitReadable(); err != nil {
 			return nil, 0, err
 		}
-	} else if size <= bufStart {
-		size = bufFloor // held while waiting
+		return readInto(s.Conn, b, size)
 	}
-	return readInto(s.Conn, b, size)
+	if size > bufStart { // in a bulk transfer, which goes on or is over soon
+		s.SetReadDeadline(time.Now().Add(bulkPause))
+		buf, n, err := readInto(s.Conn, b, size)
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			return buf, n, err
+		}
+		s.SetReadDeadline(time.Time{})
+	}
+	return readInto(s.Conn, b, bufFloor) // held while waiting
 }
 
 func readInto(r io.Reader, b *buffers, size int) (*[]byte, int, error) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"sync"
 	"time"
@@ -14,6 +15,12 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
 	ma "github.com/multiformats/go-multiaddr"
+)
+
+// A refused opener may have bytes under way: so long, and so many, are read.
+const (
+	refuseDrain    = time.Second
+	maxRefuseDrain = 1 << 20
 )
 
 // ServiceConfig is what an exposed service can be told. The zero value serves
@@ -79,7 +86,7 @@ type P2PListener struct {
 	raw    net.Listener // accepts the raw protocol; nil when there is none
 	http   *httpService // nil unless cfg.HTTP
 
-	queue chan *inbound // to Accept
+	queue chan *inbound // to Accept; nil when there is a target
 	done  chan struct{} // closed by Close
 	once  sync.Once
 	wg    sync.WaitGroup // the raw accept loop
@@ -138,8 +145,10 @@ func (p *P2P) listen(name string, target ma.Multiaddr, opts []ListenOption) (*P2
 	l := &P2PListener{
 		p: p, name: name, cfg: cfg, target: target,
 		limits: newLimiter(cfg.Limits),
-		queue:  make(chan *inbound, backlog),
 		done:   make(chan struct{}),
+	}
+	if target == nil {
+		l.queue = make(chan *inbound, backlog)
 	}
 	l.mount = &mount{name: name, close: l.shut, info: ListenerInfo{
 		Kind: KindExpose, Protocol: name, Identity: p.id,
@@ -167,6 +176,10 @@ func (p *P2P) listen(name string, target ma.Multiaddr, opts []ListenOption) (*P2
 	}
 	p.access.Set(name, access.Rule{Any: cfg.AllowAny, Peers: cfg.Allow})
 	p.Listeners.Register(l.mount)
+	if p.ctx.Err() != nil { // Close may have passed over the list just before
+		l.mount.Close()
+		return nil, ErrClosed
+	}
 	return l, nil
 }
 
@@ -227,8 +240,9 @@ func (l *P2PListener) shut() error {
 
 // Accept returns the next stream of a service made with Listen. It blocks
 // until there is one, and returns net.ErrClosed after Close. The caller closes
-// or resets the stream. A connection from this node itself is no stream: it
-// comes out of AcceptConn only, and is reset here.
+// or resets the stream, which is neither listed in Streams nor counted against
+// the service's limits nor reset by P2P.Close: AcceptConn does all that. A
+// connection from this node itself is no stream and is reset here.
 func (l *P2PListener) Accept() (network.Stream, error) {
 	for {
 		in, err := l.next()
@@ -250,8 +264,7 @@ func (l *P2PListener) AcceptConn() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := l.p.track(in.c, l.mount, KindExpose, l.name, l.limits.give)
-	c.limitIn, c.limitOut = l.limits.in, l.limits.out
+	c := l.p.track(in.c, l.mount, KindExpose, l.name, l.limits, l.limits.give)
 	l.p.stats.served.Add(1)
 	return c, nil
 }
@@ -268,7 +281,14 @@ func (l *P2PListener) next() (*inbound, error) {
 // serveOpen takes a stream between kith nodes.
 func (p *P2P) serveOpen(c *stream.Conn) {
 	in := &inbound{c: c, rich: true}
+	if !p.greet(c.RemotePeer()) {
+		e := refuse(ReasonLimit, "%d streams wait for their open frame", strangerStreams)
+		c.ResetWithCode(e.Reason.code())
+		p.refused(nil, c.RemotePeer(), e)
+		return
+	}
 	open, e := readOpen(c)
+	p.greeted(c.RemotePeer())
 	if e != nil {
 		in.refuse(e)
 		p.refused(nil, c.RemotePeer(), e)
@@ -285,6 +305,9 @@ func (p *P2P) serve(name string, in *inbound) {
 	l := p.services[name]
 	p.mu.Unlock()
 	e := p.mayUse(l, name, remote)
+	if e == nil && !p.stands(l) { // the rule may be another mount's already
+		e = &Error{Reason: ReasonClosed, Service: name, Peer: remote, Detail: "the service was closed just now"}
+	}
 	if e == nil && in.probe {
 		if writeReply(in.c, nil) != nil {
 			in.c.Reset()
@@ -315,6 +338,13 @@ func (p *P2P) serve(name string, in *inbound) {
 	}
 }
 
+// stands says whether l is still the service of its name.
+func (p *P2P) stands(l *P2PListener) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.services[l.name] == l
+}
+
 // mayUse is the access check. This node may use its own services.
 func (p *P2P) mayUse(l *P2PListener, name string, remote peer.ID) *Error {
 	err := p.access.Check(name, remote)
@@ -330,31 +360,30 @@ func (p *P2P) mayUse(l *P2PListener, name string, remote peer.ID) *Error {
 // enqueue offers a stream to Accept. Like a TCP listener it agrees before the
 // program accepts.
 func (l *P2PListener) enqueue(in *inbound) {
-	if len(l.queue) < cap(l.queue) && in.rich {
-		if err := writeReply(in.c, nil); err != nil {
+	e := &Error{Reason: ReasonLimit, Service: l.name, Detail: fmt.Sprintf("%d connections wait to be accepted", backlog)}
+	if len(l.queue) < cap(l.queue) {
+		if in.rich && writeReply(in.c, nil) != nil {
 			in.c.Reset()
 			l.limits.give()
 			return
 		}
 		in.rich = false // answered; a refusal from here on is a reset
-	}
-	select {
-	case <-l.done:
-		in.refuse(&Error{Reason: ReasonClosed, Detail: "the service was closed"})
-		l.limits.give()
-	case l.queue <- in:
-		// Close may have drained the queue just before.
 		select {
 		case <-l.done:
-			l.drainOne()
-		default:
+			e = &Error{Reason: ReasonClosed, Service: l.name, Detail: "the service was closed"}
+		case l.queue <- in:
+			select {
+			case <-l.done: // Close may have drained the queue just before
+				l.drainOne()
+			default:
+			}
+			return
+		default: // filled up meanwhile
 		}
-	default:
-		e := &Error{Reason: ReasonLimit, Service: l.name, Detail: fmt.Sprintf("%d connections wait to be accepted", backlog)}
-		in.refuse(e)
-		l.limits.give()
-		l.p.refused(l.mount, in.c.RemotePeer(), e)
 	}
+	in.refuse(e)
+	l.limits.give()
+	l.p.refused(l.mount, in.c.RemotePeer(), e)
 }
 
 func (l *P2PListener) drainOne() {
@@ -370,6 +399,10 @@ func (l *P2PListener) drainOne() {
 func (l *P2PListener) carry(in *inbound) {
 	remote := in.c.RemotePeer()
 	target, e := l.connectTarget(in)
+	if e == nil && l.closed() {
+		target.Close()
+		e = &Error{Reason: ReasonClosed, Service: l.name, Detail: "the service was closed"}
+	}
 	if e != nil {
 		in.refuse(e)
 		l.p.refused(l.mount, remote, e)
@@ -386,6 +419,15 @@ func (l *P2PListener) carry(in *inbound) {
 	}
 	l.p.stats.served.Add(1)
 	l.p.carry(target, streamEnd{in.c}, in.c, l.mount, KindExpose, l.target, l.limits, func(e *Error) { l.p.cut(l.mount, remote, e) })
+}
+
+func (l *P2PListener) closed() bool {
+	select {
+	case <-l.done:
+		return true
+	default:
+		return false
+	}
 }
 
 // connectTarget dials the target and tells it who calls, if it wants to know.
@@ -416,5 +458,10 @@ func (in *inbound) refuse(e *Error) {
 		in.c.ResetWithCode(e.Reason.code())
 		return
 	}
+	// Over QUIC a close at once would stop the opener's writes, with no reason,
+	// before it has read this one.
+	in.c.CloseWrite()
+	in.c.SetReadDeadline(time.Now().Add(refuseDrain))
+	io.Copy(io.Discard, io.LimitReader(in.c, maxRefuseDrain))
 	in.c.Close()
 }

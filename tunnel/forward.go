@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/kith-p2p/kith/internal/unixsock"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/peerstore"
 	ma "github.com/multiformats/go-multiaddr"
@@ -113,18 +114,22 @@ func (p *P2P) Dial(ctx context.Context, addr ma.Multiaddr, remote peer.ID, proto
 		Kind: KindForward, Protocol: proto, Identity: remote,
 		Address: bound, TargetAddress: peerAddr(remote),
 	}}
-	if !p.begin() { // for the accept loop
+	if !p.begin("") { // for the accept loop
 		l.Close()
 		return nil, ErrClosed
 	}
+	f.loop.Add(1)
 	p.Listeners.Register(f.mount)
 	info := f.mount.snapshot()
-	f.loop.Add(1)
 	go func() {
-		defer p.wg.Done()
+		defer p.end("")
 		defer f.loop.Done()
 		f.accept()
 	}()
+	if p.ctx.Err() != nil { // Close may have passed over the list just before
+		f.mount.Close()
+		return nil, ErrClosed
+	}
 	return &info, nil
 }
 
@@ -151,20 +156,19 @@ func listenLocal(a ma.Multiaddr) (net.Listener, ma.Multiaddr, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("%w: %s: %w", ErrAddress, a, err)
 	}
-	l, err := net.Listen(network, addr)
+	bind := net.Listen
+	if network == "unix" {
+		bind = func(_, path string) (net.Listener, error) { return unixsock.Listen(path) }
+	}
+	l, err := bind(network, addr)
 	if network == "unix" && errors.Is(err, syscall.EADDRINUSE) && removeStale(addr) {
-		l, err = net.Listen(network, addr)
+		l, err = bind(network, addr)
 	}
 	if err != nil {
 		if errors.Is(err, syscall.EADDRINUSE) {
 			return nil, nil, &inUseError{addr}
 		}
 		return nil, nil, fmt.Errorf("%w: cannot listen on %s: %w", ErrAddress, a, err)
-	}
-	if network == "unix" {
-		if err := os.Chmod(addr, 0o600); err != nil {
-			return nil, nil, errors.Join(err, l.Close())
-		}
 	}
 	return l, socketAddr(l.Addr(), a), nil
 }
@@ -216,7 +220,7 @@ func (f *forward) accept() {
 			return
 		default:
 			pause = min(time.Second, max(5*time.Millisecond, 2*pause))
-			f.mount.refuse(&Error{Reason: ReasonLimit, Err: err, Detail: "cannot accept: " + rootCause(err)})
+			f.p.refused(f.mount, f.remote, &Error{Reason: ReasonLimit, Err: err, Detail: "cannot accept: " + rootCause(err)})
 			select {
 			case <-time.After(pause):
 			case <-f.p.ctx.Done():
@@ -224,12 +228,12 @@ func (f *forward) accept() {
 			}
 			continue
 		}
-		if !f.p.begin() {
+		if !f.p.begin(f.remote) {
 			c.Close()
 			return
 		}
 		go func() {
-			defer f.p.wg.Done()
+			defer f.p.end(f.remote)
 			f.serve(c)
 		}()
 		if f.cfg.Once {

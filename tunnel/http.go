@@ -2,12 +2,11 @@ package tunnel
 
 import (
 	"context"
-	"io"
-	"log"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httputil"
+	"strings"
 	"sync"
 	"time"
 
@@ -27,6 +26,27 @@ type httpService struct {
 	done   chan struct{}
 	once   sync.Once
 	served sync.WaitGroup
+	idle   func() // closes idle connections to the target
+
+	mu   sync.Mutex // guards live
+	live int        // connections that the server has
+}
+
+// ended counts a connection out; after the last one of a closed service none
+// to the target is kept.
+func (s *httpService) ended() {
+	s.mu.Lock()
+	s.live--
+	last := s.live == 0
+	s.mu.Unlock()
+	select {
+	case <-s.done:
+		if last {
+			s.idle()
+		}
+	default:
+	}
+	s.l.p.end("")
 }
 
 type peerKey struct{}
@@ -45,20 +65,25 @@ func newHTTPService(l *P2PListener) *httpService {
 		IdleConnTimeout:     90 * time.Second,
 		DisableCompression:  true,
 	}
+	s.idle = transport.CloseIdleConnections
 	proxy := &httputil.ReverseProxy{
 		Transport:     transport,
 		FlushInterval: -1, // events and long polls pass at once
-		ErrorLog:      log.New(io.Discard, "", 0),
+		ErrorLog:      slog.NewLogLogger(l.p.log.Handler(), slog.LevelDebug),
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.Out.URL.Scheme = "http"
 			r.Out.URL.Host = "kith" // DialContext knows the target
 			r.Out.Host = r.In.Host
 			id, _ := r.In.Context().Value(peerKey{}).(peer.ID)
+			cleanHeader(r.Out)
 			r.Out.Header.Set(PeerHeader, id.String())
 		},
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
 			e := reasonOf(err)
-			if e == nil || e.Reason != ReasonTarget {
+			switch {
+			case r.Context().Err() != nil:
+				e = &Error{Reason: ReasonReset, Detail: "the caller went away before the answer", Err: err}
+			case e == nil || e.Reason != ReasonTarget:
 				e = &Error{Reason: ReasonTarget, Detail: "the service's target broke off", Err: err}
 			}
 			id, _ := r.Context().Value(peerKey{}).(peer.ID)
@@ -74,7 +99,7 @@ func newHTTPService(l *P2PListener) *httpService {
 		}),
 		ConnState: func(_ net.Conn, state http.ConnState) {
 			if state == http.StateClosed || state == http.StateHijacked {
-				l.p.wg.Done() // for serve's Add
+				s.ended() // for serve's count
 			}
 		},
 		ReadHeaderTimeout: 30 * time.Second,
@@ -105,22 +130,47 @@ func (s *httpService) serve(in *inbound) {
 			return
 		}
 	}
-	c := l.p.track(in.c, l.mount, KindExpose, l.name, l.limits.give)
-	c.limitIn, c.limitOut = l.limits.in, l.limits.out
+	c := l.p.track(in.c, l.mount, KindExpose, l.name, l.limits, l.limits.give)
 	l.p.stats.served.Add(1)
 	l.p.wg.Add(1) // the caller's own count keeps this above zero
+	s.mu.Lock()
+	s.live++
+	s.mu.Unlock()
 	select {
 	case s.conns <- c:
 	case <-s.done:
-		l.p.wg.Done()
+		s.ended()
 		c.ResetWithCode(ReasonClosed.code())
-		c.end()
 	}
 }
 
-// close stops accepting. Requests under way end with their connections.
+// cleanHeader takes out what a caller could pass itself off with: our header
+// in a spelling that some targets fold into it, or as a trailer, and an upgrade
+// to a protocol in which requests would no longer pass through here.
+func cleanHeader(r *http.Request) {
+	for name := range r.Header {
+		if strings.EqualFold(strings.ReplaceAll(name, "_", "-"), PeerHeader) {
+			r.Header.Del(name)
+			delete(r.Header, name) // in a spelling that is not canonical
+		}
+	}
+	for name := range r.Trailer {
+		if strings.EqualFold(strings.ReplaceAll(name, "_", "-"), PeerHeader) {
+			delete(r.Trailer, name)
+		}
+	}
+	if strings.EqualFold(r.Header.Get("Upgrade"), "h2c") || r.Header.Get("Http2-Settings") != "" {
+		r.Header.Del("Upgrade")
+		r.Header.Del("Connection")
+		r.Header.Del("Http2-Settings")
+	}
+}
+
+// close stops accepting. Requests under way are finished, and their connections
+// closed then.
 func (s *httpService) close() {
 	s.once.Do(func() { close(s.done) })
+	s.srv.SetKeepAlivesEnabled(false)
 	s.served.Wait()
 }
 

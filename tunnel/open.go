@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+	"unicode"
 
 	"github.com/kith-p2p/kith/internal/pb/tunnelv1"
 	"github.com/kith-p2p/kith/internal/wire"
@@ -46,14 +47,15 @@ func (p *P2P) open(ctx context.Context, remote peer.ID, service string, timeout 
 	if rich {
 		opts = append(opts, stream.WithLazy()) // the open frame below carries the hello
 	}
+	if e := p.awaitQUIC(ctx, remote); e != nil {
+		e.Service = service
+		return nil, e
+	}
 	c, err := stream.Dial(ctx, p.h, remote, tag, opts...)
 	if err != nil {
 		e := reasonOf(err)
 		if e.Reason == ReasonLost {
 			e = unreachable(remote, err)
-		}
-		if e.Reason == ReasonTimeout && p.quicFull(remote) {
-			e = refuse(ReasonLimit, "%d streams are open to %s, which is the most that a QUIC connection carries; close some, or reach the peer over TCP", quicStreams, remote)
 		}
 		if e.Reason == ReasonNoService && e.Detail == "" {
 			e.Detail = fmt.Sprintf("%s has no service %q", remote, service)
@@ -71,7 +73,9 @@ func (p *P2P) open(ctx context.Context, remote peer.ID, service string, timeout 
 		var frame []byte
 		if frame, err = wire.AppendFrame(nil, body, maxOpen); err == nil {
 			end.SetWriteDeadline(time.Now().Add(timeout))
+			stop := context.AfterFunc(ctx, func() { end.abort(ReasonTimeout) })
 			_, err = end.Write(frame)
+			stop()
 			end.SetWriteDeadline(time.Time{})
 		}
 	}
@@ -103,8 +107,28 @@ func (p *P2P) speaksKith(ctx context.Context, remote peer.ID) bool {
 }
 
 // quicStreams is how many streams go-libp2p lets a peer open over one QUIC
-// connection; opening another waits for one to end.
-const quicStreams = 256
+// connection. Opening another would wait for one to end; we wait quicPatience.
+const (
+	quicStreams  = 256
+	quicPatience = time.Second
+	quicPoll     = 10 * time.Millisecond
+)
+
+// awaitQUIC waits for a free stream where the peer is reached over QUIC.
+func (p *P2P) awaitQUIC(ctx context.Context, remote peer.ID) *Error {
+	for until := time.Now().Add(quicPatience); p.quicFull(remote); {
+		if time.Now().After(until) {
+			return &Error{Reason: ReasonLimit, Peer: remote, Detail: fmt.Sprintf(
+				"%d streams are open to %s, which is the most that a QUIC connection carries; close some, or reach the peer over TCP", quicStreams, remote)}
+		}
+		select {
+		case <-time.After(quicPoll):
+		case <-ctx.Done():
+			return reasonOf(ctx.Err())
+		}
+	}
+	return nil
+}
 
 func (p *P2P) quicFull(remote peer.ID) bool {
 	for _, c := range p.h.Network().ConnsToPeer(remote) {
@@ -221,31 +245,33 @@ func writeReply(c *stream.Conn, e *Error) error {
 	return err
 }
 
-// printable keeps a peer's text from playing tricks on a terminal.
+// printable keeps a peer's text from playing tricks on a terminal: control
+// characters, bidirectional overrides and other invisible ones become spaces.
 func printable(s string) string {
-	out := make([]rune, 0, len(s))
-	for _, r := range s {
-		if r < ' ' || r == 0x7f || (r >= 0x80 && r < 0xa0) || r == 0x202e {
-			r = ' '
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return ' '
 		}
-		out = append(out, r)
-	}
-	return string(out)
+		return r
+	}, s)
 }
 
 // Open opens one connection to a service of a peer, for a program that wants
 // it as a net.Conn instead of a local port. It connects to the peer first,
 // waiting as a forward does (DialOption), and returns once the service has
-// answered: a refusal is an *Error. The connection is listed in Streams.
+// answered: a refusal is an *Error. A peer that is no kith node gives no
+// answer; there a refusal is the error of the first Read. When ctx is
+// cancelled its error is returned; ctx has no say after that. The connection is
+// listed in Streams until it is closed.
 func (p *P2P) Open(ctx context.Context, remote peer.ID, service string, opts ...DialOption) (net.Conn, error) {
 	cfg, err := forwardConfig(opts)
 	if err != nil {
 		return nil, err
 	}
-	if !p.begin() {
+	if !p.begin(remote) {
 		return nil, ErrClosed
 	}
-	defer p.wg.Done()
+	defer p.end(remote)
 	ctx, cancel := context.WithTimeout(ctx, cfg.Timeout)
 	defer cancel()
 	defer context.AfterFunc(p.ctx, cancel)()
@@ -262,6 +288,9 @@ func (p *P2P) Open(ctx context.Context, remote peer.ID, service string, opts ...
 	err = end.answer()
 	if !stop() {
 		err = ctx.Err() // whatever the read said: it was cut short
+		if errors.Is(err, context.Canceled) && p.ctx.Err() == nil {
+			return nil, err // the caller's own wish
+		}
 	}
 	if err != nil {
 		e := reasonOf(err)
@@ -270,7 +299,7 @@ func (p *P2P) Open(ctx context.Context, remote peer.ID, service string, opts ...
 		return nil, e
 	}
 	p.stats.opened.Add(1)
-	return p.track(end.Conn, nil, KindForward, service, nil), nil
+	return p.track(end.Conn, nil, KindForward, service, nil, nil), nil
 }
 
 // Probe asks a peer whether it would serve a service to us, without touching
@@ -278,10 +307,10 @@ func (p *P2P) Open(ctx context.Context, remote peer.ID, service string, opts ...
 // reached. nil means yes, or that the peer does not speak kith tunnels and can
 // only be tried. Otherwise the error is an *Error.
 func (p *P2P) Probe(ctx context.Context, remote peer.ID, service string) error {
-	if !p.begin() {
+	if !p.begin(remote) {
 		return ErrClosed
 	}
-	defer p.wg.Done()
+	defer p.end(remote)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(p.ctx, cancel)()

@@ -89,13 +89,13 @@ func (r *redials) join(remote peer.ID) *redial {
 		r.peers = map[peer.ID]*redial{}
 	}
 	r.peers[remote] = d
-	if !r.p.begin() {
+	if !r.p.begin(remote) {
 		d.err, d.over = ErrClosed, true
 		close(d.round)
 		return d
 	}
 	go func() {
-		defer r.p.wg.Done()
+		defer r.p.end(remote)
 		r.run(ctx, remote, d)
 	}()
 	return d

@@ -37,7 +37,9 @@ func (k Kind) String() string {
 
 // ListenerInfo is a snapshot of one mount: list again for the current state.
 type ListenerInfo struct {
-	ID       uint64
+	// ID is the mount's number in its registry, from 1.
+	ID uint64
+	// Kind says which end of a tunnel it is.
 	Kind     Kind
 	Protocol string  // the service name
 	Identity peer.ID // who serves it: this node, or the peer forwarded to
@@ -47,7 +49,7 @@ type ListenerInfo struct {
 	// TargetAddress is where they go: a local socket, or /p2p/<peer>; nil for
 	// a service that a program accepts itself.
 	TargetAddress ma.Multiaddr
-	Since         time.Time
+	Since         time.Time // when it was made
 	// Running is false once the mount was closed; Done is closed then.
 	Running bool
 	Done    <-chan struct{}
@@ -55,6 +57,7 @@ type ListenerInfo struct {
 	Closer io.Closer
 	// Registry is where the mount is listed.
 	Registry *ListenerRegistry
+	// Allow and AllowAny are who may use an exposed service.
 	Allow    []peer.ID
 	AllowAny bool
 
@@ -71,6 +74,8 @@ type mount struct {
 	name  string
 	close func() error
 
+	once     sync.Once
+	err      error // of close; written before once is done
 	closed   atomic.Bool
 	done     chan struct{} // closed by Close
 	live     atomic.Int64
@@ -86,13 +91,15 @@ func (m *mount) refuse(e *Error) {
 }
 
 // Close removes the mount; it is the Closer of its ListenerInfo.
+// Closing it again waits for the first call.
 func (m *mount) Close() error {
-	if m.closed.Swap(true) {
-		return nil
-	}
-	m.info.Registry.Deregister(m.info.ID)
-	close(m.done)
-	return m.close()
+	m.once.Do(func() {
+		m.closed.Store(true)
+		m.info.Registry.Deregister(m.info.ID)
+		close(m.done)
+		m.err = m.close()
+	})
+	return m.err
 }
 
 func (m *mount) snapshot() ListenerInfo {
@@ -184,8 +191,9 @@ type StreamInfo struct {
 	BytesIn, BytesOut uint64 // from and to the peer
 	Since             time.Time
 	// Path is the multiaddr the peer is reached by; nil within this node.
-	Path      ma.Multiaddr
-	Relayed   bool
+	Path    ma.Multiaddr
+	Relayed bool
+	// LastError is why it is being cut; nil while it is well.
 	LastError *Error
 }
 
@@ -195,6 +203,7 @@ type active struct {
 	mount   *mount // may be nil
 	in, out func() uint64
 	fail    func(*Error)
+	cause   func() *Error
 }
 
 // StreamRegistry lists live connections and keeps libp2p from trimming what
@@ -260,12 +269,20 @@ func (r *StreamRegistry) Deregister(id uint64) {
 
 // unprotect gives a peer free, unless a new connection to it came meanwhile.
 func (r *StreamRegistry) unprotect(p peer.ID) {
-	r.h.ConnManager().Unprotect(p, protectTag)
-	r.mu.Lock()
-	again := r.perPeer[p] > 0
-	r.mu.Unlock()
-	if again {
+	live := func() bool {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return r.perPeer[p] > 0
+	}
+	for {
+		r.h.ConnManager().Unprotect(p, protectTag)
+		if !live() {
+			return
+		}
 		r.h.ConnManager().Protect(p, protectTag)
+		if live() {
+			return
+		}
 	}
 }
 
@@ -280,17 +297,6 @@ func (r *StreamRegistry) Reset(id uint64) bool {
 	return ok
 }
 
-// resetAll cuts every connection and returns how many there were.
-func (r *StreamRegistry) resetAll(e *Error) int {
-	r.mu.Lock()
-	all := slices.Collect(maps.Values(r.streams))
-	r.mu.Unlock()
-	for _, a := range all {
-		a.fail(e)
-	}
-	return len(all)
-}
-
 // List returns a snapshot of every live connection, oldest first.
 func (r *StreamRegistry) List() []StreamInfo {
 	r.mu.Lock()
@@ -301,9 +307,7 @@ func (r *StreamRegistry) List() []StreamInfo {
 	for _, a := range all {
 		i := a.info
 		i.BytesIn, i.BytesOut = a.in(), a.out()
-		if a.mount != nil {
-			i.LastError = a.mount.last.Load()
-		}
+		i.LastError = a.cause()
 		out = append(out, i)
 	}
 	return out

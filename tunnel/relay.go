@@ -27,8 +27,9 @@ type relay struct {
 	// see it.
 	failed func(*Error)
 
-	last  atomic.Int64 // time of the last traffic, unix nanoseconds
-	cause atomic.Pointer[Error]
+	idle   idleWatch
+	cause  atomic.Pointer[Error]
+	cancel atomic.Pointer[context.CancelFunc] // releases waits for bandwidth
 }
 
 // run blocks until both directions have ended and both ends are closed. ctx
@@ -36,29 +37,22 @@ type relay struct {
 func (r *relay) run(ctx context.Context, idle time.Duration) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	r.last.Store(time.Now().UnixNano())
-	if idle > 0 {
-		stop := r.watchIdle(idle)
-		defer stop()
-	}
+	r.cancel.Store(&cancel)
+	defer r.idle.start(idle, func() { r.fail(refuse(ReasonIdle, "no traffic for %v", idle)) })()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		if !r.half(ctx, r.socket, r.peer, &r.in, r.limitIn) {
-			cancel()
-		}
+		r.half(ctx, r.socket, r.peer, &r.in, r.limitIn)
 	}()
-	if !r.half(ctx, r.peer, r.socket, &r.out, r.limitOut) {
-		cancel()
-	}
+	r.half(ctx, r.peer, r.socket, &r.out, r.limitOut)
 	<-done
 	// After an abort these are no-ops.
 	r.peer.Close()
 	r.socket.Close()
 }
 
-// half copies src to dst and reports whether it ended with EOF.
-func (r *relay) half(ctx context.Context, dst, src end, count *atomic.Uint64, limit *rate.Limiter) bool {
+// half copies src to dst until its EOF, or cuts the connection.
+func (r *relay) half(ctx context.Context, dst, src end, count *atomic.Uint64, limit *rate.Limiter) {
 	size := bufStart
 	for {
 		if limit != nil { // small pieces, so that a slow service is an even one
@@ -66,8 +60,8 @@ func (r *relay) half(ctx context.Context, dst, src end, count *atomic.Uint64, li
 		}
 		buf, n, err := src.read(r.bufs, size)
 		if n > 0 {
-			r.last.Store(time.Now().UnixNano())
 			werr := waitFor(ctx, limit, n)
+			r.idle.touch()
 			if werr == nil {
 				_, werr = dst.Write((*buf)[:n])
 			}
@@ -75,7 +69,7 @@ func (r *relay) half(ctx context.Context, dst, src end, count *atomic.Uint64, li
 			r.bufs.put(buf)
 			if werr != nil {
 				r.fail(reasonOf(werr))
-				return false
+				return
 			}
 			count.Add(uint64(n))
 		}
@@ -83,10 +77,10 @@ func (r *relay) half(ctx context.Context, dst, src end, count *atomic.Uint64, li
 		case err == nil:
 		case errors.Is(err, io.EOF):
 			dst.CloseWrite() // if the reader is gone already, its own direction says why
-			return true
+			return
 		default:
 			r.fail(reasonOf(err))
-			return false
+			return
 		}
 	}
 }
@@ -100,26 +94,11 @@ func (r *relay) fail(e *Error) {
 		r.failed(e)
 	}
 	why := r.cause.Load().Reason
-	r.peer.abort(why)
 	r.socket.abort(why)
-}
-
-// watchIdle cuts the connection when nothing moved for the given time. The
-// returned function stops watching.
-func (r *relay) watchIdle(idle time.Duration) (stop func() bool) {
-	var t *time.Timer
-	ready := make(chan struct{})
-	t = time.AfterFunc(idle, func() {
-		<-ready
-		quiet := time.Since(time.Unix(0, r.last.Load()))
-		if quiet >= idle {
-			r.fail(refuse(ReasonIdle, "no traffic for %v", idle))
-			return
-		}
-		t.Reset(idle - quiet)
-	})
-	close(ready)
-	return t.Stop
+	if cancel := r.cancel.Load(); cancel != nil {
+		(*cancel)()
+	}
+	r.peer.abort(why) // last: it may wait for a peer that reads nothing
 }
 
 // waitFor blocks until the service's bandwidth allows n more bytes.

@@ -29,7 +29,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -51,6 +53,11 @@ const (
 	// backlog is how many streams may wait for the accept loop, which only
 	// starts a goroutine for each: enough for a burst of thousands.
 	backlog = 4096
+	// closePatience is how long Close waits for peers to take a reset.
+	closePatience = 500 * time.Millisecond
+	// strangerStreams is how many streams a peer that no service is open to may
+	// hold without saying what for.
+	strangerStreams = 16
 	// maxName bounds a service name, in bytes.
 	maxName = 128
 	// protectTag marks connections that carry a tunnel, so that trimming
@@ -85,7 +92,7 @@ type P2P struct {
 
 	access *access.Control
 	log    *slog.Logger
-	noisy  rate.Sometimes // refusals caused by peers, kept from filling the log
+	noisy  *rate.Limiter // of log lines that peers cause
 	bufs   buffers
 	stats  counters
 	dials  redials
@@ -99,6 +106,8 @@ type P2P struct {
 	mu       sync.Mutex // guards the fields below
 	closed   bool
 	services map[string]*P2PListener // by name
+	busy     map[peer.ID]int         // work under way, see begin
+	greeting map[peer.ID]int         // streams that have not said what they want
 }
 
 // Option changes NewP2P.
@@ -121,8 +130,8 @@ func NewP2P(id peer.ID, h host.Host, ps peerstore.Peerstore, opts ...Option) *P2
 		id: id, h: h, ps: ps,
 		access:   new(access.Control),
 		log:      slog.New(slog.DiscardHandler),
-		noisy:    rate.Sometimes{First: 20, Interval: time.Second},
-		services: map[string]*P2PListener{},
+		noisy:    rate.NewLimiter(1, 20),
+		services: map[string]*P2PListener{}, busy: map[peer.ID]int{}, greeting: map[peer.ID]int{},
 	}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	for _, o := range opts {
@@ -140,7 +149,9 @@ func NewP2P(id peer.ID, h host.Host, ps peerstore.Peerstore, opts ...Option) *P2
 }
 
 // Close removes every mount, resets every live connection with
-// ReasonShutdown, and returns when the last goroutine has ended.
+// ReasonShutdown, and returns when the last goroutine has ended. Peers that do
+// not take the reset within half a second lose their connection to this node.
+// Streams that Accept handed out are their owner's.
 func (p *P2P) Close() error {
 	p.mu.Lock()
 	if p.closed {
@@ -150,12 +161,31 @@ func (p *P2P) Close() error {
 	}
 	p.closed = true
 	p.mu.Unlock()
-	p.cancel()
+	p.cancel() // resets every stream, each in a goroutine of its own
 	err := p.inner.Close()
 	p.Listeners.Close(func(ListenerInfo) bool { return true })
-	p.Streams.resetAll(&Error{Reason: ReasonShutdown, Detail: "this node was stopped"})
-	p.wg.Wait()
+	done := make(chan struct{})
+	go func() {
+		p.wg.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(closePatience):
+		// A peer that reads nothing holds up even a reset. Its connection goes.
+		for _, remote := range p.busyPeers() {
+			p.h.Network().ClosePeer(remote)
+		}
+		<-done
+	}
 	return err
+}
+
+// busyPeers lists the peers that connections are still under way with.
+func (p *P2P) busyPeers() []peer.ID {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Collect(maps.Keys(p.busy))
 }
 
 // CheckProtoExists reports whether a service of this name is exposed.
@@ -166,15 +196,53 @@ func (p *P2P) CheckProtoExists(proto string) bool {
 	return ok
 }
 
-// begin counts a connection in, unless the P2P is closing.
-func (p *P2P) begin() bool {
+// begin counts work with a peer in, unless the P2P is closing. An accept loop
+// has no peer.
+func (p *P2P) begin(remote peer.ID) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
 		return false
 	}
 	p.wg.Add(1)
+	if remote != "" {
+		p.busy[remote]++
+	}
 	return true
+}
+
+// end counts it out.
+func (p *P2P) end(remote peer.ID) {
+	p.mu.Lock()
+	if remote != "" {
+		if p.busy[remote]--; p.busy[remote] == 0 {
+			delete(p.busy, remote)
+		}
+	}
+	p.mu.Unlock()
+	p.wg.Done()
+}
+
+// greet counts a stream that has not said what it wants yet, or says that the
+// peer has too many of those. A peer that no service is open to gets few: they
+// cost a slot for as long as the open frame may take.
+func (p *P2P) greet(remote peer.ID) bool {
+	stranger := !p.access.Knows(remote)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if stranger && p.greeting[remote] >= strangerStreams {
+		return false
+	}
+	p.greeting[remote]++
+	return true
+}
+
+func (p *P2P) greeted(remote peer.ID) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.greeting[remote]--; p.greeting[remote] == 0 {
+		delete(p.greeting, remote)
+	}
 }
 
 // acceptLoop hands each stream of l to serve, in a goroutine of its own.
@@ -185,12 +253,14 @@ func (p *P2P) acceptLoop(l net.Listener, serve func(*stream.Conn)) {
 			return // closed: a stream listener has no other errors
 		}
 		s := c.(*stream.Conn)
-		if !p.begin() {
+		remote := s.RemotePeer()
+		if !p.begin(remote) {
 			s.ResetWithCode(ReasonShutdown.code())
 			continue
 		}
 		go func() {
-			defer p.wg.Done()
+			defer p.end(remote)
+			defer context.AfterFunc(p.ctx, func() { s.ResetWithCode(ReasonShutdown.code()) })()
 			serve(s)
 		}()
 	}
@@ -205,16 +275,20 @@ func (p *P2P) refused(m *mount, remote peer.ID, e *Error) {
 		m.refuse(e)
 		service = m.name
 	}
-	p.noisy.Do(func() {
+	if p.noisy.Allow() {
 		p.log.Info("connection refused", "service", service, "peer", remote, "reason", e.Reason.String(), "detail", e.Error(), "cause", e.cause())
-	})
+	}
 }
 
 // cut records why a connection that was being carried ended early.
 func (p *P2P) cut(m *mount, remote peer.ID, e *Error) {
 	p.stats.refuse(e.Reason)
-	m.last.Store(e)
-	p.log.Debug("connection cut", "service", m.name, "peer", remote, "reason", e.Reason.String(), "detail", e.Error())
+	service := e.Service
+	if m != nil {
+		m.last.Store(e)
+		service = m.name
+	}
+	p.log.Debug("connection cut", "service", service, "peer", remote, "reason", e.Reason.String(), "detail", e.Error())
 }
 
 // checkName says whether a service may have this name, and whether it is also

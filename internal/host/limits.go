@@ -18,8 +18,8 @@ import (
 const (
 	streamsPerPeerAndProtocol = 8 << 10
 	streamsPerPeer            = 10 << 10
-	streamsPerProtocol        = 16 << 10
-	streamsInAll              = 32 << 10
+	streamsPerProtocol        = 32 << 10
+	streamsInAll              = 64 << 10
 	// A stream is "transient" until its protocol is known, so a burst of new
 	// connections passes through this scope.
 	streamsTransient = 8 << 10
