@@ -72,10 +72,25 @@ func (b *buffers) put(p *[]byte) {
 	b.pools[class].Put(p)
 }
 
-// nextSize is the size to ask for after a read of n bytes into size bytes.
+// framePayload is what go-yamux carries in one message: 64 KiB less a header of
+// 12 bytes.
+const framePayload = 64<<10 - 12
+
+// usable is how much of a buffer to read into: whole messages, so that a large
+// read does not end in a message of a few bytes, which the other side would
+// take for the end of a burst.
+func usable(size int) int {
+	if size < 64<<10 {
+		return size
+	}
+	return size / (64 << 10) * framePayload
+}
+
+// nextSize is the size to ask for after a read of n bytes into a buffer of size
+// bytes.
 func nextSize(size, n int) int {
 	switch {
-	case n >= size && size < bufMax:
+	case n >= usable(size) && size < bufMax:
 		return min(bufMax, max(4*bufStart, size*4))
 	case n <= size/8 && size > bufStart:
 		return size / 4

@@ -66,6 +66,8 @@ func TestNextSize(t *testing.T) {
 		{bufFloor, bufFloor, 64 << 10}, // so that QUIC, which waits with the floor, grows too
 		{bufFloor, 10, bufStart},
 		{64 << 10, 40 << 10, 64 << 10},
+		{64 << 10, framePayload, bufMax},
+		{bufMax, 4 * framePayload, bufMax},
 	} {
 		if got := nextSize(c.size, c.n); got != c.want {
 			t.Errorf("nextSize(%d, %d) = %d, want %d", c.size, c.n, got, c.want)

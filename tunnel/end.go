@@ -41,7 +41,7 @@ func (s streamEnd) read(b *buffers, size int) (*[]byte, int, error) {
 		if err := s.WaitReadable(); err != nil {
 			return nil, 0, err
 		}
-		return readInto(s.Conn, b, size)
+		return readInto(s.Conn, b, min(size, 64<<10)) // a read returns one message at most
 	}
 	if size > bufStart { // in a bulk transfer, which goes on or is over soon
 		s.SetReadDeadline(time.Now().Add(bulkPause))
@@ -54,9 +54,27 @@ func (s streamEnd) read(b *buffers, size int) (*[]byte, int, error) {
 	return readInto(s.Conn, b, bufFloor) // held while waiting
 }
 
+// servedEnd is the peer's end of a connection that we serve. The half that
+// writes to it answers the open frame first, while the other half already
+// carries the peer's bytes to the target.
+type servedEnd struct {
+	streamEnd
+	owes bool // the answer; belongs to the goroutine that writes
+}
+
+// greet answers now. Called by the writing goroutine before it waits for the
+// target.
+func (s *servedEnd) greet() error {
+	if !s.owes {
+		return nil
+	}
+	s.owes = false
+	return writeReply(s.Conn, nil)
+}
+
 func readInto(r io.Reader, b *buffers, size int) (*[]byte, int, error) {
 	buf := b.get(size)
-	n, err := r.Read(*buf)
+	n, err := r.Read((*buf)[:usable(len(*buf))])
 	if n == 0 {
 		b.put(buf)
 		return nil, 0, err

@@ -408,17 +408,8 @@ func (l *P2PListener) carry(in *inbound) {
 		l.p.refused(l.mount, remote, e)
 		return
 	}
-	if in.rich {
-		if err := writeReply(in.c, nil); err != nil {
-			e := reasonOf(err)
-			newSocketEnd(target).abort(e.Reason)
-			in.c.ResetWithCode(e.Reason.code())
-			l.p.cut(l.mount, remote, e)
-			return
-		}
-	}
 	l.p.stats.served.Add(1)
-	l.p.carry(target, streamEnd{in.c}, in.c, l.mount, KindExpose, l.target, l.limits, func(e *Error) { l.p.cut(l.mount, remote, e) })
+	l.p.carry(target, &servedEnd{streamEnd: streamEnd{in.c}, owes: in.rich}, in.c, l.mount, KindExpose, l.target, l.limits, func(e *Error) { l.p.cut(l.mount, remote, e) })
 }
 
 func (l *P2PListener) closed() bool {

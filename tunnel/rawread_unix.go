@@ -63,7 +63,7 @@ func (r *rawReader) tryRead(fd uintptr) bool {
 		r.buf = r.pool.get(r.size)
 	}
 	for {
-		n, err := syscall.Read(int(fd), *r.buf)
+		n, err := syscall.Read(int(fd), (*r.buf)[:usable(len(*r.buf))])
 		switch err {
 		case syscall.EINTR:
 			continue

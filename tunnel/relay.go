@@ -53,6 +53,12 @@ func (r *relay) run(ctx context.Context, idle time.Duration) {
 
 // half copies src to dst until its EOF, or cuts the connection.
 func (r *relay) half(ctx context.Context, dst, src end, count *atomic.Uint64, limit *rate.Limiter) {
+	if g, ok := dst.(interface{ greet() error }); ok {
+		if err := g.greet(); err != nil {
+			r.fail(reasonOf(err))
+			return
+		}
+	}
 	size := bufStart
 	for {
 		if limit != nil { // small pieces, so that a slow service is an even one
