@@ -6,6 +6,7 @@ import (
 	"io"
 	"log"
 	"os"
+	"path/filepath"
 
 	"github.com/kith-p2p/kith"
 )
@@ -14,7 +15,7 @@ import (
 // In life they are two programs on two machines, and the address is what
 // `kith up` or Addrs prints there.
 func Example() {
-	server, client := newNode(), newNode()
+	server, client := newNode("server"), newNode("client")
 	defer server.Close()
 	defer client.Close()
 
@@ -37,17 +38,24 @@ func Example() {
 	}
 	defer conn.Close()
 	io.Copy(os.Stdout, conn)
+	os.RemoveAll(homes)
 	// Output: hello, peer
 }
 
-func newNode() *kith.Node {
-	home, err := os.MkdirTemp("", "kith")
-	if err != nil {
-		log.Fatal(err)
-	}
-	n, err := kith.New(kith.Config{Home: home, LocalOnly: true})
+func newNode(name string) *kith.Node {
+	n, err := kith.New(kith.Config{Home: filepath.Join(homes, name), LocalOnly: true})
 	if err != nil {
 		log.Fatal(err)
 	}
 	return n
 }
+
+// homes is where this example keeps its nodes; a program has one home, such as
+// /var/lib/my-app.
+var homes = func() string {
+	dir, err := os.MkdirTemp("", "kith")
+	if err != nil {
+		log.Fatal(err)
+	}
+	return dir
+}()

@@ -201,7 +201,7 @@ func (n *Node) Forward(ctx context.Context, f Forward) (Mount, error) {
 	if err := n.tunnels.Probe(probe, id, f.Name); err != nil {
 		fail := !f.Anyway
 		if e, ok := errors.AsType[*tunnel.Error](err); ok && !e.Remote {
-			fail = f.Check // not refused, only not reached
+			fail = f.Check || !f.Anyway && tunnel.WrongPeer(err) // not refused, only not reached
 		}
 		if fail {
 			info.Closer.Close()

@@ -290,8 +290,8 @@ func (p *P2P) serveOpen(c *stream.Conn) {
 	open, e := readOpen(c)
 	p.greeted(c.RemotePeer())
 	if e != nil {
-		in.refuse(e)
 		p.refused(nil, c.RemotePeer(), e)
+		in.refuse(e)
 		return
 	}
 	in.probe = open.GetProbe()
@@ -319,12 +319,12 @@ func (p *P2P) serve(name string, in *inbound) {
 		e = l.limits.take(name)
 	}
 	if e != nil {
-		in.refuse(e)
 		var m *mount
 		if l != nil {
 			m = l.mount
 		}
-		p.refused(m, remote, e)
+		p.refused(m, remote, e) // before the peer can see it
+		in.refuse(e)
 		return
 	}
 	switch {
@@ -381,9 +381,9 @@ func (l *P2PListener) enqueue(in *inbound) {
 		default: // filled up meanwhile
 		}
 	}
+	l.p.refused(l.mount, in.c.RemotePeer(), e)
 	in.refuse(e)
 	l.limits.give()
-	l.p.refused(l.mount, in.c.RemotePeer(), e)
 }
 
 func (l *P2PListener) drainOne() {
@@ -404,8 +404,8 @@ func (l *P2PListener) carry(in *inbound) {
 		e = &Error{Reason: ReasonClosed, Service: l.name, Detail: "the service was closed"}
 	}
 	if e != nil {
-		in.refuse(e)
 		l.p.refused(l.mount, remote, e)
+		in.refuse(e)
 		return
 	}
 	l.p.stats.served.Add(1)

@@ -178,7 +178,7 @@ func listenLocal(a ma.Multiaddr) (net.Listener, ma.Multiaddr, error) {
 type inUseError struct{ addr string }
 
 func (e *inUseError) Error() string {
-	return fmt.Sprintf("cannot listen on %s: it is in use by another program; choose another port or path, or 0 to have a port picked", e.addr)
+	return fmt.Sprintf("cannot listen on %s: it is in use by another program or mount (`kith ls`); choose another port or path, or 0 to have a port picked", e.addr)
 }
 
 func (e *inUseError) Is(target error) bool {

@@ -48,7 +48,7 @@ func TestGoldenFrames(t *testing.T) {
 		}
 	}
 	want := []string{"none", "no such service", "not allowed", "target refused", "limit reached", "peer unreachable", "relayed only",
-		"shutting down", "reset by the other end", "closed by the operator", "idle timeout", "timed out", "protocol violation", "connection lost"}
+		"shutting down", "connection reset", "closed by the operator", "idle timeout", "timed out", "protocol violation", "connection lost"}
 	for r, text := range want {
 		if Reason(r).String() != text || Reason(r).code() != network.StreamErrorCode(0x6b00+r) {
 			t.Errorf("reason %d is %q, code %#x: numbers are append only", r, Reason(r), Reason(r).code())

@@ -13,6 +13,7 @@ import (
 	"github.com/kith-p2p/kith/stream"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/sec"
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 )
 
@@ -39,7 +40,7 @@ const (
 	ReasonRelayedOnly Reason = 6
 	// ReasonShutdown: the node was stopped.
 	ReasonShutdown Reason = 7
-	// ReasonReset: the program at the other end reset its connection.
+	// ReasonReset: the program at one end closed or reset its connection.
 	ReasonReset Reason = 8
 	// ReasonClosed: a person closed the stream or its mount.
 	ReasonClosed Reason = 9
@@ -61,7 +62,7 @@ const codeBase = 0x6b00
 
 var reasonText = [reasons]string{
 	"none", "no such service", "not allowed", "target refused", "limit reached", "peer unreachable",
-	"relayed only", "shutting down", "reset by the other end", "closed by the operator", "idle timeout",
+	"relayed only", "shutting down", "connection reset", "closed by the operator", "idle timeout",
 	"timed out", "protocol violation", "connection lost",
 }
 
@@ -95,7 +96,7 @@ func (e *Error) Error() string {
 	if e.Detail != "" {
 		b.WriteString(": ")
 		b.WriteString(e.Detail)
-	} else if e.Err != nil {
+	} else if _, plain := errors.AsType[*network.StreamError](e.Err); e.Err != nil && !plain {
 		b.WriteString(": ")
 		b.WriteString(oneLine(e.Err.Error()))
 	}
@@ -151,8 +152,10 @@ func reasonOf(err error) *Error {
 		return &Error{Reason: ReasonShutdown, Err: err, Detail: "this node was stopped"}
 	case errors.Is(err, network.ErrResourceLimitExceeded):
 		return &Error{Reason: ReasonLimit, Err: err}
+	case errors.Is(err, network.ErrReset): // and no stream was reset: see above
+		return &Error{Reason: ReasonLost, Err: err, Detail: "the connection to the peer broke off"}
 	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE), errors.Is(err, net.ErrClosed), errors.Is(err, io.ErrClosedPipe):
-		return &Error{Reason: ReasonReset, Err: err}
+		return &Error{Reason: ReasonReset, Err: err, Detail: "the local program closed or reset its connection"}
 	}
 	return &Error{Reason: ReasonLost, Err: err}
 }
@@ -162,7 +165,6 @@ func fromCode(se *network.StreamError) *Error {
 	switch c := se.ErrorCode; {
 	case c > codeBase && c < codeBase+reasons:
 		e.Reason = Reason(c - codeBase)
-		e.Detail = "the stream was reset"
 	case c == network.StreamResourceLimitExceeded, c == network.StreamRateLimited:
 		e.Reason = ReasonLimit
 		e.Detail = "a resource limit of the node: too many streams at once"
@@ -181,6 +183,10 @@ func fromCode(se *network.StreamError) *Error {
 // unreachable says in one line why no address of a peer answered.
 func unreachable(p peer.ID, err error) *Error {
 	e := &Error{Reason: ReasonUnreachable, Peer: p, Err: err}
+	if other, ok := wrongPeer(err); ok {
+		e.Detail = fmt.Sprintf("another peer, %s, answers at that address; check the peer ID and the address of %s", other, p)
+		return e
+	}
 	if de, ok := errors.AsType[*swarm.DialError](err); ok {
 		var each []string
 		for i, te := range de.DialErrors {
@@ -201,6 +207,28 @@ func unreachable(p peer.ID, err error) *Error {
 	}
 	e.Detail = fmt.Sprintf("cannot reach %s: %s", p, oneLine(rootCause(err)))
 	return e
+}
+
+// wrongPeer says who answered, if it was somebody else.
+func wrongPeer(err error) (peer.ID, bool) {
+	if m, ok := errors.AsType[sec.ErrPeerIDMismatch](err); ok {
+		return m.Actual, true
+	}
+	if de, ok := errors.AsType[*swarm.DialError](err); ok {
+		for _, te := range de.DialErrors {
+			if m, ok := errors.AsType[sec.ErrPeerIDMismatch](te.Cause); ok {
+				return m.Actual, true
+			}
+		}
+	}
+	return "", false
+}
+
+// WrongPeer reports whether a connection failed because another peer than the
+// one that was asked for answered at its address.
+func WrongPeer(err error) bool {
+	_, ok := wrongPeer(err)
+	return ok
 }
 
 // rootCause is the system's own word where there is one: "connection refused".

@@ -55,6 +55,8 @@ const (
 	backlog = 4096
 	// closePatience is how long Close waits for peers to take a reset.
 	closePatience = 500 * time.Millisecond
+	// flushPause is how long resets get to leave.
+	flushPause = 50 * time.Millisecond
 	// strangerStreams is how many streams a peer that no service is open to may
 	// hold without saying what for.
 	strangerStreams = 16
@@ -161,6 +163,7 @@ func (p *P2P) Close() error {
 	}
 	p.closed = true
 	p.mu.Unlock()
+	busy := len(p.busyPeers()) > 0
 	p.cancel() // resets every stream, each in a goroutine of its own
 	err := p.inner.Close()
 	p.Listeners.Close(func(ListenerInfo) bool { return true })
@@ -177,6 +180,11 @@ func (p *P2P) Close() error {
 			p.h.Network().ClosePeer(remote)
 		}
 		<-done
+	}
+	if busy {
+		// Resets are queued, and the end of the connection, which comes next,
+		// overtakes them: the peers would not learn why.
+		time.Sleep(flushPause)
 	}
 	return err
 }
@@ -288,7 +296,9 @@ func (p *P2P) cut(m *mount, remote peer.ID, e *Error) {
 		m.last.Store(e)
 		service = m.name
 	}
-	p.log.Debug("connection cut", "service", service, "peer", remote, "reason", e.Reason.String(), "detail", e.Error())
+	if p.noisy.Allow() {
+		p.log.Info("connection cut", "service", service, "peer", remote, "reason", e.Reason.String(), "detail", e.Error(), "cause", e.cause())
+	}
 }
 
 // checkName says whether a service may have this name, and whether it is also

@@ -22,6 +22,7 @@ import (
 	khost "github.com/kith-p2p/kith/internal/host"
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
 )
@@ -626,6 +627,7 @@ func TestForwardSurvivesRestartOfThePeer(t *testing.T) {
 	p.Close()
 	h.Close()
 	wantReset(t, c)
+	eventually(t, "the connection's end is noticed", func() bool { return b.h.Network().Connectedness(p.id) != network.Connected })
 	c = dial(t, addr) // nobody is there
 	eventually(t, "a redial has failed", func() bool {
 		b.dials.mu.Lock()
@@ -684,6 +686,38 @@ func TestShutdownResetsWithReason(t *testing.T) {
 	}
 	if err := a.P2P.Close(); err != nil {
 		t.Errorf("second Close: %v", err)
+	}
+}
+
+// Over QUIC the end of the connection overtook the resets and their reason.
+func TestShutdownReasonSurvivesTheHostsEnd(t *testing.T) {
+	for _, tr := range transports {
+		t.Run(tr.name, func(t *testing.T) {
+			a, b := newNode(t, tr.listen), newNode(t)
+			expose(t, a, "echo", service(t, echo), AllowAny())
+			c := dial(t, forwardTo(t, b, a, "echo"))
+			roundTrip(t, c, "x")
+			a.P2P.Close()
+			a.h.Close()
+			wantReset(t, c)
+			eventually(t, "the other side knows", func() bool {
+				s := b.Stats().Refused
+				return s[ReasonShutdown]+s[ReasonLost]+s[ReasonReset] == 1
+			})
+			if s := b.Stats().Refused; s[ReasonShutdown] != 1 {
+				t.Errorf("the other side heard %v", s)
+			}
+		})
+	}
+}
+
+// An address that leads to somebody else can never work.
+func TestWrongPeerAtAnAddress(t *testing.T) {
+	a, b, other := newNode(t, overTCP), newNode(t), newHost(t)
+	b.Remember(other.ID(), a.h.Addrs()...)
+	err := b.Connect(t.Context(), other.ID())
+	if !WrongPeer(err) || !strings.Contains(err.Error(), a.id.String()) || WrongPeer(b.Connect(t.Context(), newHost(t).ID())) {
+		t.Fatalf("%v", err)
 	}
 }
 

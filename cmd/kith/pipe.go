@@ -41,7 +41,8 @@ func (a *app) pipe(ctx context.Context, c *daemon.Client, req *controlv1.Connect
 		}
 		stop()
 		// Leaving the sequence removes the mount, and with it the reason.
-		return a.whyCut(ctx, c, res.GetMount().GetId(), a.pump(ctx, path))
+		id := res.GetMount().GetId()
+		return a.whyCut(ctx, c, id, a.pump(ctx, path, func() bool { return ended(ctx, c, id) }))
 	}
 	return errClosedEarly
 }
@@ -55,7 +56,11 @@ var errNotRead = errors.New("the service closed the connection before it had rea
 // pump copies standard input to the socket and the socket to standard output,
 // each until its end, and closes the socket's write side after the former. On a
 // terminal it does not wait for the input's end once the service has finished.
-func (a *app) pump(ctx context.Context, path string) error {
+//
+// gone says whether the connection is over although standard input is not: the
+// service may read on after it has said all, so the end of its answer does not
+// tell.
+func (a *app) pump(ctx context.Context, path string, gone func() bool) error {
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "unix", path)
 	if err != nil {
@@ -80,15 +85,41 @@ func (a *app) pump(ctx context.Context, path string) error {
 	if isTerminal(a.stdin) {
 		return nil
 	}
-	select {
-	case err := <-sent:
-		if err != nil {
-			return errNotRead
+	tick := time.NewTicker(goneInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case err := <-sent:
+			if err != nil {
+				return errNotRead
+			}
+			return nil
+		case <-tick.C:
+			if gone() {
+				return nil
+			}
+		case <-ctx.Done():
+			return ctx.Err()
 		}
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
 	}
+}
+
+// goneInterval is how often the node is asked while only standard input keeps
+// a connection open.
+const goneInterval = 200 * time.Millisecond
+
+// ended reports whether the mount's one connection has come and gone.
+func ended(ctx context.Context, c *daemon.Client, mount uint64) bool {
+	list, err := c.ListMounts(ctx)
+	if err != nil {
+		return true
+	}
+	for _, m := range list.GetMounts() {
+		if m.GetId() == mount {
+			return m.GetConnections() == 0
+		}
+	}
+	return true
 }
 
 // settleTime bounds how long a connection that has ended may count as open.

@@ -51,7 +51,7 @@ func TestPipe(t *testing.T) {
 		{"after", big, big, exitDone, ""},
 		{"before", nil, big, exitDone, ""},
 		{"before", big, big, exitDone, ""},
-		{"reset", big[:1000], nil, exitFailed, "the connection was cut: reset by the other end"},
+		{"reset", big[:1000], nil, exitFailed, "the connection was cut: connection reset"},
 	} {
 		cmd := command(t, user.home, "connect", server.address+"/"+tc.service, "-")
 		cmd.Stdin = bytes.NewReader(tc.in)

@@ -86,6 +86,13 @@ addressed by who they are; traffic is encrypted and authenticated by their keys.
 	root.InitDefaultHelpCmd()
 	if help, _, err := root.Find([]string{"help"}); err == nil {
 		help.Example = "  kith help expose"
+		help.RunE, help.Run = func(c *cobra.Command, args []string) error {
+			topic, rest, err := root.Find(args)
+			if topic == nil || err != nil || len(rest) > 0 {
+				return usagef("there is no help on %q; see `kith help`", strings.Join(args, " "))
+			}
+			return topic.Help()
+		}, nil
 	}
 	return root
 }
