@@ -1,6 +1,7 @@
 package address
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
@@ -24,6 +25,14 @@ func ParsePeer(s string) (peer.ID, []ma.Multiaddr, error) {
 }
 
 func parsePeer(s string) (peer.ID, []ma.Multiaddr, error) {
+	switch lower := strings.ToLower(s); {
+	case s == "":
+		return "", nil, errors.New("it is empty; give a peer ID (`kith id` prints it there), or an address that ends in /p2p/ and the peer ID")
+	case strings.Contains(s, ","):
+		return "", nil, errors.New("one peer at a time: give each its own argument or flag")
+	case strings.HasPrefix(lower, "http://"), strings.HasPrefix(lower, "https://"):
+		return "", nil, errors.New("a web address names no peer; give a peer ID, or an address that ends in /p2p/ and the peer ID")
+	}
 	if err := checkText(s); err != nil {
 		return "", nil, err
 	}

@@ -94,3 +94,19 @@ func FuzzParsePeer(f *testing.F) {
 		})
 	})
 }
+
+// What people type instead of a peer or a socket gets an answer that fits.
+func TestNearMisses(t *testing.T) {
+	for s, says := range map[string]string{
+		"":                       "it is empty",
+		"a,b":                    "one peer at a time",
+		"http://127.0.0.1:18999": "a web address names no peer",
+	} {
+		if _, _, err := ParsePeer(s); err == nil || !strings.Contains(err.Error(), says) {
+			t.Errorf("peer %q: %v", s, err)
+		}
+	}
+	if _, err := TargetMultiaddr("http://127.0.0.1:3000"); err == nil || !strings.Contains(err.Error(), "host and port only") {
+		t.Errorf("target: %v", err)
+	}
+}

@@ -52,8 +52,13 @@ func parseTarget(s string) (ma.Multiaddr, error) {
 	}
 	network, rest := "tcp", s
 	if i := strings.IndexByte(s, ':'); i > 0 {
-		if scheme := strings.ToLower(s[:i]); scheme == "tcp" || scheme == "udp" {
+		switch scheme := strings.ToLower(s[:i]); scheme {
+		case "tcp", "udp":
 			network, rest = scheme, strings.TrimPrefix(s[i+1:], "//")
+		case "http", "https":
+			if strings.HasPrefix(s[i:], "://") {
+				return nil, errors.New("a web address is no socket; write its host and port only, such as 127.0.0.1:3000")
+			}
 		}
 	}
 	if rest == "" {

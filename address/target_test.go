@@ -74,7 +74,7 @@ func TestTargetDamaged(t *testing.T) {
 		{":", "port is empty"},
 		{"host:", "port is empty"},
 		{"host:http", `port "http" is not a number`},
-		{"http://h:80", "more than one colon"},
+		{"http://h:80", "host and port only"},
 		{"::1:3000", "stands in brackets"},
 		{"[::1]", "port is missing"},
 		{"[fe80::1%eth0]:80", "zone"},
