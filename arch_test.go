@@ -41,19 +41,36 @@ var mayImport = map[string][]string{
 	"discovery":                              {"identity", "address"},
 	".":                                      {"identity", "address", "stream", "access", "internal/host", "internal/state", "tunnel", "discovery"},
 	"daemon":                                 {".", "identity", "address", "stream", "access", "tunnel", "internal/pb/controlv1/controlv1connect"},
-	"cmd/kith":                               {"daemon", ".", "address", "tunnel"},
+	"comet":                                  {"p2p", "p2p/mconn", "addrbook", "address", "identity"},
+	"cmd/kith":                               {"daemon", ".", "address", "tunnel", "comet"},
 	"internal/pb/controlv1/controlv1connect": {},
+	"internal/pb/mconnv1":                    {},
+	"internal/pb/cometv1":                    {},
+	"internal/grpcid":                        {},
+	"connmgr":                                {},
+	"addrbook":                               {"identity", "address", "internal/state"},
+	"transport":                              {"address"},
+	"peers":                                  {"address", "transport"},
+	"p2p":                                    {"identity", "address", "addrbook", "connmgr"},
+	"p2p/memory":                             {"p2p"},
+	"p2p/mconn":                              {"p2p", "identity"},
+	"p2p/p2ptest":                            {"p2p", "p2p/memory", "identity", "address", "addrbook", "connmgr"},
 }
 
 // openToAll may be imported by every package.
-var openToAll = []string{"internal/wire", "internal/backoff", "internal/unixsock", "internal/pb/controlv1", "internal/pb/tunnelv1"}
+var openToAll = []string{"internal/wire", "internal/backoff", "internal/unixsock", "internal/pb/controlv1", "internal/pb/tunnelv1", "internal/pb/mconnv1", "internal/pb/cometv1", "internal/grpcid"}
 
 // testsMayImport is the second, wider table, for test files.
 var testsMayImport = map[string][]string{
-	"stream": {"internal/host"},
-	"tunnel": {"internal/host"},
-	".":      {"internal/host"},
-	"daemon": {"internal/host"},
+	"stream":     {"internal/host"},
+	"tunnel":     {"internal/host"},
+	".":          {"internal/host"},
+	"daemon":     {"internal/host"},
+	"peers":      {"stream", "internal/host"},
+	"transport":  {"stream", "internal/host"},
+	"p2p":        {"p2p/mconn", "p2p/memory", "p2p/p2ptest"},
+	"p2p/memory": {"identity", "p2p/p2ptest"},
+	"p2p/mconn":  {"p2p/p2ptest", "addrbook", "connmgr", "address"},
 }
 
 // restricted says who may import a library, by prefix. allow lists what of it
@@ -67,7 +84,7 @@ var restricted = []struct {
 		"github.com/libp2p/go-libp2p/core/crypto/pb",
 	}, []string{"stream", "tunnel", "discovery", "internal/host", "."}},
 	{"connectrpc.com/", "Connect", nil, []string{"daemon", "internal/pb/controlv1/controlv1connect"}},
-	{"google.golang.org/grpc", "gRPC", nil, []string{"daemon"}},
+	{"google.golang.org/grpc", "gRPC", nil, []string{"daemon", "peers", "internal/grpcid"}},
 	{"github.com/prometheus/", "Prometheus", nil, []string{"daemon"}},
 	{"go.etcd.io/bbolt", "bbolt", nil, []string{"internal/state"}},
 	{"github.com/spf13/", "cobra", nil, []string{"cmd/kith"}},
@@ -75,7 +92,7 @@ var restricted = []struct {
 
 // accepters may call Accept in a loop; everything else goes through them. In
 // cmd/kith it is the local service that `kith try` sends through a tunnel.
-var accepters = []string{"stream", "tunnel", "cmd/kith"}
+var accepters = []string{"connmgr", "stream", "tunnel", "cmd/kith"}
 
 const (
 	maxLines     = 600  // of a source file

@@ -13,7 +13,10 @@
 // so are connections made by Dial and through `kith connect`.
 //
 // The layers below can be used alone: stream (net.Conn by peer ID), tunnel
-// (ports over streams), access (who may use what), address and identity.
+// (ports over streams), access (who may use what), address and identity; and,
+// without a libp2p host, connmgr (who is dialled and let in), transport (bytes
+// by multiaddr), peers (one shared connection for each address, gRPC too), p2p
+// (typed messages between peers) and addrbook (what is known of them).
 //
 // Guarantees: every connection is encrypted and the peer's ID proven before a
 // byte of it is believed; half-closes and resets travel as they would over

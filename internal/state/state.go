@@ -1,12 +1,13 @@
 // Package state holds what a node remembers: one bbolt file in the home
 // directory, opened once by the Node, which lends buckets to the parts.
 //
-// What Put returned nil for is on disk (fsync) and survives a crash. Each row
-// carries a checksum; a damaged row is set aside and reported, never fatal.
-// When the file's structure is broken it is kept aside under another name,
-// never deleted, and the last good copy (taken once a day) takes its place;
-// Report says what happened. The open file is also the lock of the home: two
-// nodes cannot share one.
+// What Put and Save returned nil for is on disk (fsync) and survives a crash.
+// Each row carries a checksum; a damaged row is set aside and reported, never
+// fatal. The structure of the file is checked before it is used, and each
+// table is counted, so that rows which damage made invisible are missed. A
+// broken file is kept aside under another name, never deleted, and the last
+// good copy (taken once a day) takes its place; Report says what happened. The
+// open file is also the lock of the home: two nodes cannot share one.
 package state
 
 import (
@@ -14,9 +15,11 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -27,9 +30,9 @@ import (
 )
 
 const (
-	fileName   = "state.db"
-	backupName = "state.db.backup"
-	pidName    = "node.pid"
+	fileName  = "state.db"
+	backupEnd = ".backup"
+	pidName   = "node.pid"
 
 	// Version is the layout this program writes. Files of older versions are
 	// migrated when opened, after a copy was kept; newer ones are refused.
@@ -62,11 +65,12 @@ var (
 // State is an open state file. It is safe for concurrent use; a write blocks
 // until it is on disk.
 type State struct {
-	dir    string
-	report []string
+	dir, file, pid string
+	report         []string
 
 	mu     sync.RWMutex // guards the fields below; never held over a transaction's caller code
 	db     *bolt.DB
+	handle *os.File // of db
 	broken error
 }
 
@@ -74,7 +78,17 @@ type State struct {
 // most a fraction of a second for the lock, then returns an error that wraps
 // ErrLocked and names the process that holds it.
 func Open(dir string) (*State, error) {
-	s := &State{dir: dir}
+	return (&State{dir: dir, file: fileName, pid: pidName}).start()
+}
+
+// OpenFile is Open for a file that is not a node's: its copy, its lock's note
+// (PATH.pid) and damaged files are named after it. Its directory must exist.
+func OpenFile(path string) (*State, error) {
+	name := filepath.Base(path)
+	return (&State{dir: filepath.Dir(path), file: name, pid: name + ".pid"}).start()
+}
+
+func (s *State) start() (*State, error) {
 	db, err := s.open()
 	if err != nil && !errors.Is(err, ErrLocked) && !errors.Is(err, ErrNewer) && isDamage(err) {
 		db, err = s.restore(err)
@@ -84,10 +98,10 @@ func Open(dir string) (*State, error) {
 	}
 	s.db = db
 	// Neither of these is worth a node that does not start, on a full disk say.
-	_ = os.WriteFile(s.path(pidName), []byte(strconv.Itoa(os.Getpid())), 0o600) // for ErrLocked's text only
+	_ = os.WriteFile(s.path(s.pid), []byte(strconv.Itoa(os.Getpid())), 0o600) // for ErrLocked's text only
 	if s.backupDue() {
 		if err := s.Backup(); err != nil {
-			s.report = append(s.report, fmt.Sprintf("the daily copy of the state file could not be made (%v); see to it that %s has free space", err, dir))
+			s.report = append(s.report, fmt.Sprintf("the daily copy of the state file could not be made (%v); see to it that %s has free space", err, s.dir))
 		}
 	}
 	return s, nil
@@ -103,20 +117,24 @@ func (s *State) Bucket(name string) *Bucket { return &Bucket{s: s, name: []byte(
 // Close releases the file and the lock of the home. Later calls return nil.
 func (s *State) Close() error {
 	s.mu.Lock()
-	db := s.db
+	db, broken := s.db, s.broken
 	s.db = nil
 	s.mu.Unlock()
 	if db == nil {
 		return nil
 	}
-	os.Remove(s.path(pidName))
+	os.Remove(s.path(s.pid))
+	if broken != nil {
+		unlock(s.handle) // db.Close may wait for ever for a lock that the fault left held
+		return s.handle.Close()
+	}
 	return db.Close()
 }
 
 // Backup writes a copy beside the file and replaces the previous copy with it.
 // It blocks for one pass over the file.
 func (s *State) Backup() error {
-	tmp := s.path(backupName + ".new")
+	tmp := s.path(s.file + backupEnd + ".new")
 	defer os.Remove(tmp)
 	err := s.transact(false, func(tx *bolt.Tx) error {
 		f, err := os.OpenFile(tmp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
@@ -129,7 +147,7 @@ func (s *State) Backup() error {
 		return errors.Join(f.Sync(), f.Close())
 	})
 	if err == nil {
-		err = os.Rename(tmp, s.path(backupName))
+		err = os.Rename(tmp, s.path(s.file+backupEnd))
 	}
 	if err != nil {
 		return fmt.Errorf("state: cannot back up: %w", err)
@@ -140,84 +158,174 @@ func (s *State) Backup() error {
 func (s *State) path(name string) string { return filepath.Join(s.dir, name) }
 
 func (s *State) backupDue() bool {
-	fi, err := os.Stat(s.path(backupName))
+	fi, err := os.Stat(s.path(s.file + backupEnd))
 	return err != nil || time.Since(fi.ModTime()) >= backupEvery
 }
 
-// open opens the file, walks all of it and checks the version.
+// open checks the file, opens it and brings it to this program's layout.
 func (s *State) open() (*bolt.DB, error) {
-	var db *bolt.DB
-	err := guard(func() (err error) {
-		db, err = bolt.Open(s.path(fileName), 0o600, &bolt.Options{Timeout: lockWait, FreelistType: bolt.FreelistMapType})
+	var found *findings
+	err := s.locked(true, func(*bolt.DB) error {
+		data, err := os.ReadFile(s.path(s.file))
+		if err == nil {
+			found, err = check(data)
+		}
 		return err
 	})
-	if errors.Is(err, bolterr.ErrTimeout) {
-		return nil, fmt.Errorf("%w: %s is held by %s; stop it, or use another --home", ErrLocked, s.dir, s.holder())
-	}
 	if err != nil {
-		return nil, fmt.Errorf("state: cannot open %s: %w", s.path(fileName), err)
+		return nil, err
 	}
-	err = guard(func() error {
-		if err := db.View(walk); err != nil {
-			return err
-		}
-		return db.Update(migrate)
+	var db *bolt.DB
+	err = s.locked(false, func(opened *bolt.DB) error {
+		db = opened
+		return s.prepare(db, found)
 	})
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("state: %s: %w", s.path(fileName), err), db.Close())
+		if db != nil {
+			err = errors.Join(err, db.Close())
+		}
+		return nil, err
 	}
 	return db, nil
 }
 
+// locked runs fn with the file opened and locked: shared, only to be looked
+// at, and closed after; or for us alone, and left open. A file that is not
+// there, or empty, has nothing to look at.
+func (s *State) locked(look bool, fn func(*bolt.DB) error) error {
+	path := s.path(s.file)
+	if fi, err := os.Stat(path); look && (errors.Is(err, os.ErrNotExist) || err == nil && fi.Size() == 0) {
+		return nil
+	}
+	var db *bolt.DB
+	err := guard(func() (err error) {
+		db, err = bolt.Open(path, 0o600, &bolt.Options{Timeout: lockWait, FreelistType: bolt.FreelistMapType, ReadOnly: look, NoStatistics: true,
+			OpenFile: func(name string, flag int, mode os.FileMode) (f *os.File, err error) {
+				f, err = os.OpenFile(name, flag, mode)
+				s.handle = f
+				return f, err
+			}})
+		return err
+	})
+	if errors.Is(err, bolterr.ErrTimeout) {
+		return fmt.Errorf("%w: %s is held by %s; stop it, or use another %s", ErrLocked, s.place(), s.holder(), s.kind())
+	}
+	if errors.Is(err, errFault) && s.handle != nil {
+		unlock(s.handle)
+		s.handle.Close()
+	}
+	if err != nil {
+		return fmt.Errorf("state: cannot open %s: %w", path, err)
+	}
+	err = guard(func() error { return fn(db) })
+	if look {
+		err = errors.Join(err, db.Close())
+	}
+	if err != nil {
+		return fmt.Errorf("state: %s: %w", path, err)
+	}
+	return nil
+}
+
+// prepare writes what the file lacks and sets aside what is damaged in it.
+func (s *State) prepare(db *bolt.DB, found *findings) error {
+	if found == nil {
+		found = &findings{undated: true}
+	}
+	if found.badHead {
+		s.report = append(s.report, fmt.Sprintf("one of the two heads of %s was damaged and the other is used: the last change before the damage may be missing", s.path(s.file)))
+	}
+	stale := found.undated || found.badCheck
+	for _, name := range slices.Sorted(maps.Keys(found.tables)) {
+		if n := len(found.tables[name].damaged); n > 0 {
+			stale = true
+			s.report = append(s.report, fmt.Sprintf("%d of %d rows of the table %q in %s were damaged and are set aside", n, found.tables[name].rows.count, name, s.path(s.file)))
+		}
+	}
+	current := false
+	if err := db.View(func(tx *bolt.Tx) (err error) {
+		current, err = version(tx)
+		return err
+	}); err != nil || current && !stale {
+		return err
+	}
+	return db.Update(func(tx *bolt.Tx) error {
+		meta, err := tx.CreateBucketIfNotExists(metaBucket)
+		if err == nil {
+			err = meta.Put(versionKey, seal(versionKey, []byte{Version}))
+		}
+		if err == nil && found.badCheck {
+			s.report = append(s.report, "the count of rows was damaged and is made anew")
+			err = tx.DeleteBucket(digestBucket)
+		}
+		if err == nil {
+			_, err = tx.CreateBucketIfNotExists(digestBucket)
+		}
+		for name, t := range found.tables {
+			switch {
+			case err != nil:
+			case len(t.damaged) > 0:
+				err = setAside(tx, []byte(name), t.damaged)
+			case stale:
+				err = recount(tx, []byte(name))
+			}
+		}
+		return err
+	})
+}
+
+// place and kind name the thing that is locked, for a person.
+func (s *State) place() string {
+	if s.file == fileName {
+		return s.dir
+	}
+	return s.path(s.file)
+}
+
+func (s *State) kind() string {
+	if s.file == fileName {
+		return "--home"
+	}
+	return "file"
+}
+
 func (s *State) holder() string {
-	pid, err := os.ReadFile(s.path(pidName))
+	pid, err := os.ReadFile(s.path(s.pid))
 	if err != nil || len(pid) == 0 {
 		return "another process"
 	}
 	return "process " + string(pid)
 }
 
-// walk touches every page, so that damage shows now and not in mid-use.
-func walk(tx *bolt.Tx) error {
-	return tx.ForEach(func(_ []byte, b *bolt.Bucket) error {
-		return b.ForEach(func(k, v []byte) error {
-			crc32.Checksum(v, castagnoli)
-			return nil
-		})
-	})
-}
-
-func migrate(tx *bolt.Tx) error {
-	meta, err := tx.CreateBucketIfNotExists(metaBucket)
-	if err != nil {
-		return err
-	}
-	row := meta.Get(versionKey)
-	if row == nil {
-		if k, _ := tx.Cursor().First(); k != nil && string(k) != string(metaBucket) {
-			return errBadVersion
+// version reads the layout of the file; current says that it is this
+// program's, false that the file is new.
+func version(tx *bolt.Tx) (current bool, err error) {
+	meta := tx.Bucket(metaBucket)
+	if meta == nil {
+		if k, _ := tx.Cursor().First(); k != nil {
+			return false, errBadVersion
 		}
-		return meta.Put(versionKey, seal(versionKey, []byte{Version}))
+		return false, nil
 	}
-	v, ok := unseal(versionKey, row)
+	v, ok := unseal(versionKey, meta.Get(versionKey))
 	switch {
 	case !ok || len(v) != 1:
-		return errBadVersion
+		return false, errBadVersion
 	case v[0] > Version:
-		return fmt.Errorf("%w (layout %d, this program knows %d): install the newer kith, or use another --home", ErrNewer, v[0], Version)
+		return false, fmt.Errorf("%w (layout %d, this program knows %d): install the newer kith, or use another --home", ErrNewer, v[0], Version)
 	}
-	return nil
+	return v[0] == Version, nil
 }
 
 // restore keeps the damaged file aside and opens the last good copy, or a new
 // file when there is none.
 func (s *State) restore(cause error) (*bolt.DB, error) {
-	aside := s.path(fmt.Sprintf("%s.damaged-%s", fileName, time.Now().UTC().Format("20060102T150405.000000000")))
-	if err := os.Rename(s.path(fileName), aside); err != nil {
+	aside := s.path(fmt.Sprintf("%s.damaged-%s", s.file, time.Now().UTC().Format("20060102T150405.000000000")))
+	if err := os.Rename(s.path(s.file), aside); err != nil {
 		return nil, errors.Join(cause, err)
 	}
 	s.report = append(s.report, fmt.Sprintf("the state file was damaged (%v) and is kept as %s", cause, aside))
-	data, err := os.ReadFile(s.path(backupName))
+	data, err := os.ReadFile(s.path(s.file + backupEnd))
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 		s.report = append(s.report, "there was no copy of it: starting with an empty one")
@@ -225,7 +333,7 @@ func (s *State) restore(cause error) (*bolt.DB, error) {
 	case err != nil:
 		return nil, errors.Join(cause, err)
 	}
-	if err := os.WriteFile(s.path(fileName), data, 0o600); err != nil {
+	if err := os.WriteFile(s.path(s.file), data, 0o600); err != nil {
 		return nil, errors.Join(cause, err)
 	}
 	db, err := s.open()
@@ -233,15 +341,15 @@ func (s *State) restore(cause error) (*bolt.DB, error) {
 		if !isDamage(err) {
 			return nil, err
 		}
-		os.Rename(s.path(backupName), aside+".backup")
-		if err := os.Remove(s.path(fileName)); err != nil {
+		os.Rename(s.path(s.file+backupEnd), aside+".backup")
+		if err := os.Remove(s.path(s.file)); err != nil {
 			return nil, err
 		}
 		s.report = append(s.report, "the copy of it was damaged too: starting with an empty one")
 		return s.open()
 	}
 	age := "of an unknown time"
-	if fi, err := os.Stat(s.path(backupName)); err == nil {
+	if fi, err := os.Stat(s.path(s.file + backupEnd)); err == nil {
 		age = "of " + fi.ModTime().UTC().Format(time.RFC3339)
 	}
 	s.report = append(s.report, "the copy "+age+" took its place: what was saved after that is missing")
@@ -254,13 +362,12 @@ func isDamage(err error) bool {
 	if pe := (*os.PathError)(nil); errors.As(err, &pe) {
 		return false
 	}
-	for _, e := range []error{bolterr.ErrInvalid, bolterr.ErrChecksum, bolterr.ErrVersionMismatch, errFault, errBadVersion} {
+	for _, e := range []error{bolterr.ErrInvalid, bolterr.ErrChecksum, bolterr.ErrVersionMismatch, errFault, errBadVersion, errStructure} {
 		if errors.Is(err, e) {
 			return true
 		}
 	}
-	return strings.Contains(err.Error(), "file size too small") || // bbolt has no sentinel for this one
-		strings.Contains(err.Error(), "invalid page")
+	return strings.Contains(err.Error(), "file size too small") // bbolt has no sentinel for this one
 }
 
 var errFault = errors.New("a page of the file cannot be read")

@@ -142,15 +142,15 @@ func TestDamagedFile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	backup, err := os.ReadFile(filepath.Join(base, backupName))
+	backup, err := os.ReadFile(filepath.Join(base, fileName+backupEnd))
 	if err != nil {
 		t.Fatal(err)
 	}
-	restored := 0
+	restored, aside := 0, 0
 	try := func(name string, data []byte) {
 		dir := t.TempDir()
 		os.WriteFile(filepath.Join(dir, fileName), data, 0o600)
-		os.WriteFile(filepath.Join(dir, backupName), backup, 0o600)
+		os.WriteFile(filepath.Join(dir, fileName+backupEnd), backup, 0o600)
 		s, err := Open(dir)
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
@@ -164,27 +164,36 @@ func TestDamagedFile(t *testing.T) {
 			if len(v) != 0 && string(v) != want {
 				t.Fatalf("%s: silent corruption: %s is %q", name, key, v)
 			}
-		}
-		aside, _ := filepath.Glob(filepath.Join(dir, "*.damaged-*"))
-		if len(s.Report()) > 0 {
-			restored++
-			if len(aside) == 0 {
-				t.Fatalf("%s: the damaged file is gone", name)
+			if len(v) == 0 && len(s.Report()) == 0 {
+				t.Fatalf("%s: %s is gone and nobody says so", name, key)
 			}
+		}
+		kept, _ := filepath.Glob(filepath.Join(dir, "*.damaged-*"))
+		switch said := strings.Join(s.Report(), " "); {
+		case strings.Contains(said, "set aside"), strings.Contains(said, "heads"), strings.Contains(said, "made anew"):
+			aside++
+		case said != "":
+			restored++
+			if len(kept) == 0 {
+				t.Fatalf("%s: the damaged file is gone: %s", name, said)
+			}
+		}
+		if put(t, s, "later", "3"); get(t, s, "later") != "3" {
+			t.Fatalf("%s: the state cannot be written", name)
 		}
 	}
 	for n := 1; n < len(good); n += 1021 {
 		try(fmt.Sprintf("cut at %d", n), good[:n])
 	}
-	for i := 0; i < len(good); i += 97 {
+	for i := 0; i < len(good); i += 61 {
 		bad := bytes.Clone(good)
-		bad[i] ^= 0x10
+		bad[i] ^= 1 << (i % 8)
 		try(fmt.Sprintf("flip in byte %d", i), bad)
 	}
-	if restored == 0 {
-		t.Fatal("no damage was ever noticed")
+	if restored == 0 || aside == 0 {
+		t.Fatalf("%d files were restored, %d repaired", restored, aside)
 	}
-	t.Logf("%d of the damaged files were restored from the copy", restored)
+	t.Logf("%d of the damaged files were restored from the copy, %d repaired", restored, aside)
 }
 
 func TestDamagedWithoutCopy(t *testing.T) {

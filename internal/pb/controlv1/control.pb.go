@@ -785,7 +785,9 @@ type Mount struct {
 	BytesOut      uint64                 `protobuf:"varint,13,opt,name=bytes_out,json=bytesOut,proto3" json:"bytes_out,omitempty"`
 	LastError     string                 `protobuf:"bytes,14,opt,name=last_error,json=lastError,proto3" json:"last_error,omitempty"`
 	// A person's spelling of the local socket, such as 127.0.0.1:3000.
-	Local         string `protobuf:"bytes,15,opt,name=local,proto3" json:"local,omitempty"`
+	Local string `protobuf:"bytes,15,opt,name=local,proto3" json:"local,omitempty"`
+	// Accepted connections that wait for the peer to be reached.
+	Waiting       int64 `protobuf:"varint,16,opt,name=waiting,proto3" json:"waiting,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -923,6 +925,13 @@ func (x *Mount) GetLocal() string {
 		return x.Local
 	}
 	return ""
+}
+
+func (x *Mount) GetWaiting() int64 {
+	if x != nil {
+		return x.Waiting
+	}
+	return 0
 }
 
 type HoldRequest struct {
@@ -1236,12 +1245,16 @@ type Stream struct {
 	OriginAddress string `protobuf:"bytes,6,opt,name=origin_address,json=originAddress,proto3" json:"origin_address,omitempty"`
 	TargetAddress string `protobuf:"bytes,7,opt,name=target_address,json=targetAddress,proto3" json:"target_address,omitempty"`
 	// How the peer is reached: the remote multiaddr and whether it is relayed.
-	Path          string                 `protobuf:"bytes,8,opt,name=path,proto3" json:"path,omitempty"`
-	Relayed       bool                   `protobuf:"varint,9,opt,name=relayed,proto3" json:"relayed,omitempty"`
-	Since         *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=since,proto3" json:"since,omitempty"`
-	BytesIn       uint64                 `protobuf:"varint,11,opt,name=bytes_in,json=bytesIn,proto3" json:"bytes_in,omitempty"`
-	BytesOut      uint64                 `protobuf:"varint,12,opt,name=bytes_out,json=bytesOut,proto3" json:"bytes_out,omitempty"`
-	LastError     string                 `protobuf:"bytes,13,opt,name=last_error,json=lastError,proto3" json:"last_error,omitempty"`
+	Path     string                 `protobuf:"bytes,8,opt,name=path,proto3" json:"path,omitempty"`
+	Relayed  bool                   `protobuf:"varint,9,opt,name=relayed,proto3" json:"relayed,omitempty"`
+	Since    *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=since,proto3" json:"since,omitempty"`
+	BytesIn  uint64                 `protobuf:"varint,11,opt,name=bytes_in,json=bytesIn,proto3" json:"bytes_in,omitempty"`
+	BytesOut uint64                 `protobuf:"varint,12,opt,name=bytes_out,json=bytesOut,proto3" json:"bytes_out,omitempty"`
+	// Why the connection is being cut or, while it waits, why the last attempt to
+	// reach the peer failed.
+	LastError string `protobuf:"bytes,13,opt,name=last_error,json=lastError,proto3" json:"last_error,omitempty"`
+	// Accepted here, and waiting for the peer to be reached.
+	Waiting       bool `protobuf:"varint,14,opt,name=waiting,proto3" json:"waiting,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1365,6 +1378,13 @@ func (x *Stream) GetLastError() string {
 		return x.LastError
 	}
 	return ""
+}
+
+func (x *Stream) GetWaiting() bool {
+	if x != nil {
+		return x.Waiting
+	}
+	return false
 }
 
 type ListStreamsRequest struct {
@@ -2134,7 +2154,7 @@ const file_kith_control_v1_control_proto_rawDesc = "" +
 	"\x06anyway\x18\t \x01(\bR\x06anyway\"Y\n" +
 	"\x0fConnectResponse\x12,\n" +
 	"\x05mount\x18\x01 \x01(\v2\x16.kith.control.v1.MountR\x05mount\x12\x18\n" +
-	"\awarning\x18\x02 \x01(\tR\awarning\"\x95\x04\n" +
+	"\awarning\x18\x02 \x01(\tR\awarning\"\xaf\x04\n" +
 	"\x05Mount\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12/\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x1b.kith.control.v1.Mount.KindR\x04kind\x12\x12\n" +
@@ -2152,7 +2172,8 @@ const file_kith_control_v1_control_proto_rawDesc = "" +
 	"\tbytes_out\x18\r \x01(\x04R\bbytesOut\x12\x1d\n" +
 	"\n" +
 	"last_error\x18\x0e \x01(\tR\tlastError\x12\x14\n" +
-	"\x05local\x18\x0f \x01(\tR\x05local\"?\n" +
+	"\x05local\x18\x0f \x01(\tR\x05local\x12\x18\n" +
+	"\awaiting\x18\x10 \x01(\x03R\awaiting\"?\n" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\x0f\n" +
 	"\vKIND_EXPOSE\x10\x01\x12\x10\n" +
@@ -2172,7 +2193,7 @@ const file_kith_control_v1_control_proto_rawDesc = "" +
 	"\x02id\x18\x05 \x01(\x04R\x02id\x12\x18\n" +
 	"\astreams\x18\x06 \x01(\bR\astreams\"E\n" +
 	"\x13CloseMountsResponse\x12.\n" +
-	"\x06closed\x18\x01 \x03(\v2\x16.kith.control.v1.MountR\x06closed\"\xa2\x03\n" +
+	"\x06closed\x18\x01 \x03(\v2\x16.kith.control.v1.MountR\x06closed\"\xbc\x03\n" +
 	"\x06Stream\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12/\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x1b.kith.control.v1.Mount.KindR\x04kind\x12\x12\n" +
@@ -2190,7 +2211,8 @@ const file_kith_control_v1_control_proto_rawDesc = "" +
 	"\bbytes_in\x18\v \x01(\x04R\abytesIn\x12\x1b\n" +
 	"\tbytes_out\x18\f \x01(\x04R\bbytesOut\x12\x1d\n" +
 	"\n" +
-	"last_error\x18\r \x01(\tR\tlastError\"\x14\n" +
+	"last_error\x18\r \x01(\tR\tlastError\x12\x18\n" +
+	"\awaiting\x18\x0e \x01(\bR\awaiting\"\x14\n" +
 	"\x12ListStreamsRequest\"H\n" +
 	"\x13ListStreamsResponse\x121\n" +
 	"\astreams\x18\x01 \x03(\v2\x17.kith.control.v1.StreamR\astreams\"C\n" +

@@ -1,0 +1,185 @@
+package addrbook
+
+import (
+	"context"
+	"math"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+)
+
+// Ranking the whole store for each dial: a pick looks at a bucket or two, and
+// allocates nothing, whatever the size of the book and however much of it
+// waits.
+func TestRegressionRankingTheWholeStoreForEachDial(t *testing.T) {
+	for _, size := range []int{100, 20_000} {
+		b, clk := test(t, Options{LearnRate: -1})
+		for n := range size {
+			b.Add(at(n, global(n<<14).String()), pex(n%5000, global(n<<16).String()))
+		}
+		var probes int
+		b.c.random = func() float64 { probes++; return float64(probes*7919%10007) / 10007 }
+		for _, e := range b.c.all.items[:size/2] {
+			b.Failed(e.addr, clk.now().Add(time.Hour))
+		}
+		probes = 0
+		if allocs := testing.AllocsPerRun(100, func() {
+			if _, ok := b.Pick(Any); !ok {
+				t.Fatal("nothing")
+			}
+		}); allocs > 0 {
+			t.Errorf("%d addresses: %v allocations for a pick", size, allocs)
+		}
+		if probes > 101*4 {
+			t.Errorf("%d addresses: %d random numbers for 101 picks", size, probes)
+		}
+		// Half the book becomes due at one moment: no pick moves more than mature.
+		clk.add(2 * time.Hour)
+		before := len(b.c.waiting.items)
+		b.Pick(Any)
+		if moved := before - len(b.c.waiting.items); moved > mature || moved == 0 {
+			t.Errorf("%d addresses: one pick moved %d", size, moved)
+		}
+	}
+}
+
+// Peers of other networks kept for ever: Forget and Shun take their addresses,
+// keep others from teaching them again, and are forgotten in time.
+func TestRegressionPeersOfOtherNetworksKeptForEver(t *testing.T) {
+	b, clk := test(t, Options{LearnRate: -1})
+	for n := range 500 {
+		a := at(n, global(n<<14).String())
+		mustAdd(t, b, a, pex(9000+n%50, global(n<<16).String()))
+		b.Connected(id(n))
+		b.Forget(id(n))
+		b.Shun(id(n), 24*time.Hour, "other network")
+	}
+	if s := b.Stats(); s.Addresses != 0 {
+		t.Fatalf("%+v", s)
+	}
+	if _, err := b.Add(at(1, "20.1.0.1"), pex(9000, "20.9.0.1")); err == nil {
+		t.Fatal("learnt again the next moment")
+	}
+	clk.add(25 * time.Hour)
+	mustAdd(t, b, at(1, "20.1.0.1"), pex(9000, "20.9.0.1"))
+	b.Remove(at(1, "20.1.0.1"))
+	clk.add(31 * 24 * time.Hour)
+	for n := range 500 { // any change sweeps a little
+		b.Add(at(20_000+n, global(n<<14).String()), pex(9000+n%50, global(n<<16).String()))
+	}
+	if s := b.Stats(); s.Peers > 500 {
+		t.Errorf("%d peers are remembered, %d of them have an address", s.Peers, b.Len())
+	}
+}
+
+// One corrupt row failing the start.
+func TestRegressionOneCorruptRowFailingTheStart(t *testing.T) {
+	good := rows(t)
+	for key := range good {
+		store := NewMemoryStore()
+		for k, v := range good {
+			store.rows[k] = append([]byte{}, v...)
+		}
+		store.rows[key] = store.rows[key][:len(store.rows[key])-1]
+		if key == "p"+string(id(2)) {
+			store.rows[key] = append(good[key], "something more"...)
+		}
+		b := open(t, store, Options{Self: id(7)})
+		if n := b.Notices(); len(n) == 0 || !strings.Contains(n[0], "1 rows could not be read and are set aside") {
+			t.Errorf("%q is damaged and nothing is said", key)
+		}
+		if n := b.Stats().Addresses; n < 2 {
+			t.Errorf("%q is damaged: %d addresses are left", key, n)
+		}
+		b.Close()
+		if b = open(t, store, Options{Self: id(7)}); len(b.Notices()) != 0 {
+			t.Errorf("%q: said twice: %q", key, b.Notices())
+		}
+	}
+}
+
+// A row that was refused for what follows it counted all the same.
+func TestRegressionHalfOfARefusedRow(t *testing.T) {
+	for key, value := range rows(t) {
+		if key[0] == rowMeta {
+			var m meta
+			if err := m.decode(key[1:], append(value, 0)); err == nil || !reflect.DeepEqual(m, meta{}) {
+				t.Errorf("%q: %v, %+v", key, err, m)
+			}
+		}
+	}
+}
+
+// Scores lost on restart or wrapping around.
+func TestRegressionScoresLostOrWrapping(t *testing.T) {
+	clk := newClock()
+	store := NewMemoryStore()
+	o := Options{Now: clk.now, Rand: seeded(1)}
+	b := open(t, store, o)
+	for range 3 {
+		b.Adjust(id(1), math.MaxInt16)
+		b.Adjust(id(2), math.MinInt16)
+		b.Adjust(id(3), 7)
+	}
+	check := func(want ...PeerScore) {
+		t.Helper()
+		for n, w := range want {
+			if s := b.Score(id(n + 1)); s != w {
+				t.Errorf("peer %d has %d, want %d", n+1, s, w)
+			}
+		}
+	}
+	check(MaxScore, MinScore, 21)
+	if MaxScore.Add(1) != math.MaxInt16 || PeerScore(math.MaxInt16).Add(1) != math.MaxInt16 {
+		t.Error("a score wraps")
+	}
+	if err := b.Close(); err != nil {
+		t.Fatal(err)
+	}
+	b = open(t, store, o)
+	check(MaxScore, MinScore, 21)
+	clk.add(24 * time.Hour)
+	check(16383, MinScore/2, 11)
+	if err := b.Flush(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A slot that an address got from a second source was not saved.
+func TestRegressionSecondSlotLostOnRestart(t *testing.T) {
+	clk := newClock()
+	store := NewMemoryStore()
+	o := Options{Now: clk.now, Rand: seeded(1)}
+	b := open(t, store, o)
+	a := at(1, "20.1.0.1")
+	mustAdd(t, b, a, pex(50, "20.9.0.1"))
+	if err := b.Flush(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	for n := range 100 {
+		b.Add(a, pex(n, global(n<<16).String()))
+	}
+	e, _ := b.Entry(a)
+	if e.Slots < 2 || e.Slots > maxReferences {
+		t.Fatalf("%d slots", e.Slots)
+	}
+	b.Close()
+	b = open(t, store, o)
+	if again, _ := b.Entry(a); again.Slots != e.Slots {
+		t.Fatalf("%d slots, %d before", again.Slots, e.Slots)
+	}
+}
+
+// Lifting a shun by hand let go of the record that was just being filled.
+func TestRegressionManualAddOfAShunnedPeer(t *testing.T) {
+	b, _ := test(t, Options{})
+	b.Shun(id(1), 0, "inactive")
+	mustAdd(t, b, at(1, "20.1.0.1"), manual)
+	if err := b.c.invariants(b.now()); err != nil {
+		t.Fatal(err)
+	}
+	if a, ok := b.Pick(Any); !ok || a != at(1, "20.1.0.1") {
+		t.Fatal(a)
+	}
+}

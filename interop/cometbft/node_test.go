@@ -1,0 +1,227 @@
+package cometbft
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/kith-p2p/kith/p2p"
+)
+
+const (
+	patience    = 90 * time.Second // for anything a node does in moments; others load the machine
+	stopTimeout = 15 * time.Second // from SIGTERM to SIGKILL
+)
+
+// A node is a running CometBFT node, a single validator that makes blocks.
+type node struct {
+	id       p2p.NodeID
+	network  string
+	endpoint p2p.Endpoint
+	rpc      string
+	log      string
+	exited   chan struct{}
+}
+
+// startNode makes a new chain with one node and returns when it has a block.
+func startNode(t *testing.T, r release, flags ...string) *node {
+	t.Helper()
+	bin, err := r.binary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	home := filepath.Join(t.TempDir(), "home")
+	if out, err := exec.Command(bin, "init", "--home", home).CombinedOutput(); err != nil {
+		t.Fatalf("cometbft init: %v\n%s", err, out)
+	}
+	configure(t, filepath.Join(home, "config", "config.toml"))
+	p2pPort, rpcPort := freePort(t), freePort(t)
+	n := &node{
+		endpoint: p2p.Endpoint{Protocol: "mconn", IP: net.IPv4(127, 0, 0, 1).To4(), Port: uint16(p2pPort)},
+		rpc:      fmt.Sprintf("http://127.0.0.1:%d", rpcPort),
+		log:      filepath.Join(t.TempDir(), "node.log"),
+		exited:   make(chan struct{}),
+	}
+	out, err := os.Create(n.log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	cmd := exec.Command(bin, append([]string{"start", "--home", home, "--proxy_app=kvstore",
+		"--p2p.laddr", fmt.Sprintf("tcp://127.0.0.1:%d", p2pPort), "--rpc.laddr", fmt.Sprintf("tcp://127.0.0.1:%d", rpcPort)}, flags...)...)
+	cmd.Stdout, cmd.Stderr = out, out
+	dieWithParent(cmd)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		_ = cmd.Wait()
+		close(n.exited)
+	}()
+	t.Cleanup(func() {
+		_ = cmd.Process.Signal(syscall.SIGTERM)
+		select {
+		case <-n.exited:
+		case <-time.After(stopTimeout):
+			_ = cmd.Process.Kill()
+			<-n.exited
+		}
+		if t.Failed() {
+			t.Logf("log of the %s node:\n%s", r.name, n.output())
+		}
+	})
+	poll(t, "the node's first block", func() error {
+		select {
+		case <-n.exited:
+			t.Fatal("the node ended")
+		default:
+		}
+		var status struct {
+			NodeInfo struct {
+				ID      p2p.NodeID `json:"id"`
+				Network string     `json:"network"`
+			} `json:"node_info"`
+			SyncInfo struct {
+				Height int64 `json:"latest_block_height,string"`
+			} `json:"sync_info"`
+		}
+		if err := n.ask("/status", &status); err != nil {
+			return err
+		}
+		n.id, n.network = status.NodeInfo.ID, status.NodeInfo.Network
+		if status.SyncInfo.Height < 1 {
+			return errors.New("no block yet")
+		}
+		return nil
+	})
+	return n
+}
+
+// configure lets the node take peers of this machine, and make blocks fast.
+func configure(t *testing.T, path string) {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for key, value := range map[string]string{"addr_book_strict": "false", "allow_duplicate_ip": "true", "timeout_commit": `"200ms"`} {
+		line := regexp.MustCompile(`(?m)^` + key + ` *=.*$`)
+		if !line.Match(data) {
+			t.Fatalf("no %s in %s", key, path)
+		}
+		data = line.ReplaceAll(data, []byte(key+" = "+value))
+	}
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// output is the end of what the node wrote.
+func (n *node) output() string {
+	data, err := os.ReadFile(n.log)
+	if err != nil {
+		return err.Error()
+	}
+	return string(data[max(0, len(data)-32<<10):])
+}
+
+// waitLog waits until the node wrote something.
+func (n *node) waitLog(t *testing.T, text string) {
+	t.Helper()
+	poll(t, fmt.Sprintf("%q in the node's log", text), func() error {
+		if !strings.Contains(n.output(), text) {
+			return errors.New("not there")
+		}
+		return nil
+	})
+}
+
+// ask is one question over the node's RPC.
+func (n *node) ask(path string, result any) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, n.rpc+path, nil)
+	if err != nil {
+		return err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	var answer struct {
+		Result json.RawMessage
+		Error  json.RawMessage
+	}
+	if err := json.NewDecoder(resp.Body).Decode(&answer); err != nil {
+		return err
+	}
+	if len(answer.Error) > 0 {
+		return fmt.Errorf("%s: %s", path, answer.Error)
+	}
+	return json.Unmarshal(answer.Result, result)
+}
+
+// query is what the application has under a key; "" for nothing.
+func (n *node) query(key string) (string, error) {
+	var result struct {
+		Response struct {
+			Value []byte `json:"value"`
+		} `json:"response"`
+	}
+	err := n.ask("/abci_query?data="+url.QueryEscape(`"`+key+`"`), &result)
+	return string(result.Response.Value), err
+}
+
+// poll asks until there is no error.
+func poll(t *testing.T, what string, check func() error) {
+	t.Helper()
+	deadline := time.Now().Add(patience)
+	for {
+		err := check()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("waited %v for %s: %v", patience, what, err)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+var ports struct {
+	sync.Mutex
+	next int
+}
+
+// freePort finds a port of 127.0.0.1 from 12101 on that nobody listens on. They lie
+// below 32768, where Linux takes the ports of outgoing connections from.
+func freePort(t *testing.T) int {
+	t.Helper()
+	ports.Lock()
+	defer ports.Unlock()
+	for range 40 {
+		port := 12101 + ports.next%40
+		ports.next++
+		l, err := net.Listen("tcp4", fmt.Sprintf("127.0.0.1:%d", port))
+		if err == nil {
+			l.Close()
+			return port
+		}
+	}
+	t.Fatal("no free port between 12101 and 12140 on 127.0.0.1")
+	return 0
+}

@@ -1,0 +1,149 @@
+package cometbft
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/kith-p2p/kith/identity"
+	"github.com/kith-p2p/kith/p2p"
+	"github.com/kith-p2p/kith/p2p/mconn"
+)
+
+// The channels of a CometBFT node that are spoken here.
+const (
+	pexChannel     p2p.ChannelID = 0x00
+	mempoolChannel p2p.ChannelID = 0x30
+	blockChannel   p2p.ChannelID = 0x40
+)
+
+// A session is a relation with one node, however it was made.
+type session interface {
+	Send(ch p2p.ChannelID, message []byte) error
+	Receive() (p2p.ChannelID, []byte, error)
+	Info() p2p.NodeInfo
+	Close()
+}
+
+// dialers are the ways to make one. Each test runs over all of them.
+var dialers = map[string]func(context.Context, *node, p2p.NodeInfo, p2p.PrivKey) (session, error){
+	"connection": dialConnection,
+}
+
+// connection is a session that is one bare connection.
+type connection struct {
+	*mconn.Connection
+	info p2p.NodeInfo
+}
+
+func (c connection) Send(ch p2p.ChannelID, message []byte) error { return c.SendMessage(ch, message) }
+func (c connection) Receive() (p2p.ChannelID, []byte, error)     { return c.ReceiveMessage() }
+func (c connection) Info() p2p.NodeInfo                          { return c.info }
+func (c connection) Close()                                      { c.Connection.Close() }
+
+func dialConnection(ctx context.Context, n *node, info p2p.NodeInfo, key p2p.PrivKey) (session, error) {
+	transport, err := mconn.New(mconn.Options{})
+	if err != nil {
+		return nil, err
+	}
+	defer transport.Close()
+	c, err := transport.Dial(ctx, n.endpoint)
+	if err != nil {
+		return nil, err
+	}
+	return shake(ctx, c, n.id, info, key)
+}
+
+// shake makes a session of a connection and checks who is at the other end.
+func shake(ctx context.Context, c p2p.Connection, id p2p.NodeID, info p2p.NodeInfo, key p2p.PrivKey) (session, error) {
+	peer, proved, err := c.Handshake(ctx, info, key)
+	if err != nil {
+		return nil, err
+	}
+	mc := c.(*mconn.Connection)
+	if proved.NodeID() != id || peer.NodeID != id || peer.Extensions.Kith {
+		mc.Close()
+		return nil, fmt.Errorf("it is %s, says %s, want %s", proved.NodeID(), peer.NodeID, id)
+	}
+	limits := make(map[p2p.ChannelID]int)
+	for _, ch := range info.Channels {
+		limits[ch] = 8 << 20
+	}
+	mc.SetChannelLimits(limits)
+	return connection{mc, peer}, nil
+}
+
+// seededKey is the key whose seed is 32 times b.
+func seededKey(t testing.TB, b byte) p2p.PrivKey {
+	t.Helper()
+	key, err := identity.PrivKeyFromSeed(bytes.Repeat([]byte{b}, identity.SeedSize))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
+// newKey is a key of a test.
+func newKey(t *testing.T) p2p.PrivKey {
+	t.Helper()
+	key, err := identity.Generate()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
+// ourInfo is what we say to a node.
+func ourInfo(n *node, key p2p.PrivKey, channels ...p2p.ChannelID) p2p.NodeInfo {
+	return p2p.NodeInfo{
+		ProtocolVersion: p2p.ProtocolVersion{P2P: 8, Block: 11},
+		NodeID:          key.Public().NodeID(), ListenAddr: "tcp://127.0.0.1:12199", Network: n.network,
+		Version: "0.1.0", Moniker: "kith", Channels: channels,
+		// Towards CometBFT none of this may show.
+		Extensions: p2p.Extensions{RequestChannels: channels, ListenAddrs: []string{"x"}, Observed: "127.0.0.1"},
+	}
+}
+
+// each runs a test over both releases and all dialers. A node is shared by the
+// tests of one call.
+func each(t *testing.T, test func(t *testing.T, n *node, dial func(p2p.NodeInfo, p2p.PrivKey) session)) {
+	for _, r := range releases {
+		t.Run(r.name, func(t *testing.T) {
+			t.Parallel()
+			n := startNode(t, r)
+			for name, dial := range dialers {
+				t.Run(name, func(t *testing.T) {
+					test(t, n, func(info p2p.NodeInfo, key p2p.PrivKey) session {
+						t.Helper()
+						ctx, cancel := context.WithTimeout(t.Context(), patience)
+						defer cancel()
+						s, err := dial(ctx, n, info, key)
+						if err != nil {
+							t.Fatal(err)
+						}
+						t.Cleanup(s.Close)
+						return s
+					})
+				})
+			}
+		})
+	}
+}
+
+// next receives until a message of the channel satisfies take.
+func next(t *testing.T, s session, ch p2p.ChannelID, take func(message []byte) bool) {
+	t.Helper()
+	watchdog := time.AfterFunc(patience, s.Close)
+	defer watchdog.Stop()
+	for {
+		got, message, err := s.Receive()
+		if err != nil {
+			t.Fatalf("waiting for an answer on %#x: %v", uint16(ch), err)
+		}
+		if got == ch && take(message) {
+			return
+		}
+	}
+}

@@ -1,0 +1,40 @@
+package mconn_test
+
+import (
+	"net"
+	"testing"
+
+	"github.com/kith-p2p/kith/p2p"
+	"github.com/kith-p2p/kith/p2p/mconn"
+	"github.com/kith-p2p/kith/p2p/p2ptest"
+)
+
+// The suite that every message transport passes, between kith nodes and as
+// towards CometBFT.
+func TestConformance(t *testing.T) {
+	for name, comet := range map[string]bool{"comet": true, "kith": false} {
+		t.Run(name, func(t *testing.T) {
+			p2ptest.TestTransport(t, func(t testing.TB) p2ptest.Harness {
+				var ends [2]*mconn.Transport
+				for i := range ends {
+					end, err := mconn.New(mconn.Options{Listen: "127.0.0.1:0", CometOnly: comet})
+					if err != nil {
+						t.Fatal(err)
+					}
+					ends[i] = end
+				}
+				// A port that was free a moment ago.
+				l, err := net.Listen("tcp", "127.0.0.1:0")
+				if err != nil {
+					t.Fatal(err)
+				}
+				nobody := l.Addr().(*net.TCPAddr)
+				l.Close()
+				return p2ptest.Harness{
+					A: ends[0], B: ends[1],
+					Nowhere: p2p.Endpoint{Protocol: mconn.Protocol, IP: nobody.IP.To4(), Port: uint16(nobody.Port)},
+				}
+			})
+		})
+	}
+}
