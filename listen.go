@@ -139,10 +139,7 @@ func (n *Node) loopbackOnly() bool {
 // sockets are the addresses listened on. The relay transport lists itself as
 // one that is no socket of this machine.
 func (n *Node) sockets() []ma.Multiaddr {
-	return slices.DeleteFunc(slices.Clone(n.host.Network().ListenAddresses()), func(a ma.Multiaddr) bool {
-		_, err := a.ValueForProtocol(ma.P_CIRCUIT)
-		return err == nil
-	})
+	return slices.DeleteFunc(slices.Clone(n.host.Network().ListenAddresses()), khost.IsRelay)
 }
 
 // Addrs lists full addresses that other nodes can dial, each ending in

@@ -93,6 +93,7 @@ type Mount struct {
 	Allow                                []string
 	AllowAny                             bool
 	Connections                          int
+	Waiting                              int // accepted, and waiting for the peer
 	Accepted, Refused, BytesIn, BytesOut uint64
 	LastError                            string
 	// Warning is set by Forward when the peer could not be reached.
@@ -169,8 +170,8 @@ func (n *Node) Dial(ctx context.Context, peer, service string) (net.Conn, error)
 	return c, nil
 }
 
-// Forward binds a local socket to a service of a peer, and looks for at most
-// 5 s whether the peer would serve it. Errors: ErrUsage, syscall.EADDRINUSE,
+// Forward binds a local socket to a service of a peer, after it has looked for
+// at most 5 s whether the peer would serve it. Errors: ErrUsage, syscall.EADDRINUSE,
 // ErrUnknownPeer, and *tunnel.Error when the peer would refuse.
 func (n *Node) Forward(ctx context.Context, f Forward) (Mount, error) {
 	id, err := n.peer(ctx, f.Peer)
@@ -191,24 +192,30 @@ func (n *Node) Forward(ctx context.Context, f Forward) (Mount, error) {
 	if cfg.Wait == 0 {
 		cfg.Wait = n.cfg.Wait
 	}
-	info, err := n.tunnels.Dial(ctx, nil, id, f.Name, bind, func(c *tunnel.ForwardConfig) { *c = cfg })
-	if err != nil {
-		return Mount{}, classify(err)
-	}
-	m := mountOf(*info)
-	probe, cancel := context.WithTimeout(ctx, probeTimeout)
-	defer cancel()
-	if err := n.tunnels.Probe(probe, id, f.Name); err != nil {
+	var warning string
+	cfg.Admit = func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+		defer cancel()
+		err := n.tunnels.Probe(ctx, id, f.Name)
+		if err == nil {
+			return nil
+		}
 		fail := !f.Anyway
 		if e, ok := errors.AsType[*tunnel.Error](err); ok && !e.Remote {
 			fail = f.Check || !f.Anyway && tunnel.WrongPeer(err) // not refused, only not reached
 		}
 		if fail {
-			info.Closer.Close()
-			return Mount{}, plain(err)
+			return err
 		}
-		m.Warning = plain(err).Error()
+		warning = plain(err).Error()
+		return nil
 	}
+	info, err := n.tunnels.Dial(ctx, nil, id, f.Name, bind, func(c *tunnel.ForwardConfig) { *c = cfg })
+	if err != nil {
+		return Mount{}, classify(err)
+	}
+	m := mountOf(*info)
+	m.Warning = warning
 	return m, nil
 }
 
@@ -296,7 +303,7 @@ func mountOf(i tunnel.ListenerInfo) Mount {
 	m := Mount{
 		ID: i.ID, Kind: Kind(i.Kind), Name: i.Protocol, Since: i.Since, AllowAny: i.AllowAny,
 		ListenAddress: i.Address.String(),
-		Connections:   i.Connections, Accepted: i.Accepted, Refused: i.Refused, BytesIn: i.BytesIn, BytesOut: i.BytesOut,
+		Connections:   i.Connections, Waiting: i.Waiting, Accepted: i.Accepted, Refused: i.Refused, BytesIn: i.BytesIn, BytesOut: i.BytesOut,
 	}
 	socket := i.Address
 	if i.Kind == tunnel.KindExpose {

@@ -31,10 +31,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/kith-p2p/kith/discovery"
@@ -117,8 +119,11 @@ type Node struct {
 	closed chan struct{} // closed when Close is done
 	err    error         // of Close; written before closed is closed
 
-	mu     sync.Mutex         // guards the fields below
-	source map[peer.ID]string // where a peer was learnt from
+	chores sync.WaitGroup // see chore
+
+	mu      sync.Mutex         // guards the fields below
+	closing bool               // Close has begun: no further chores
+	source  map[peer.ID]string // where a peer was learnt from
 }
 
 // New opens the home, makes or reads the key, and binds the listeners. Nothing
@@ -148,14 +153,14 @@ func New(cfg Config) (_ *Node, err error) {
 		return nil, err
 	}
 	if err := os.MkdirAll(cfg.Home, 0o700); err != nil {
-		return nil, fmt.Errorf("cannot make the home directory: %w", err)
+		return nil, homeError(cfg.Home, fmt.Errorf("cannot make the home directory: %w", err))
 	}
 	if n.state, err = state.Open(cfg.Home); err != nil {
-		return nil, err
+		return nil, homeError(cfg.Home, err)
 	}
 	n.notices = n.state.Report()
 	if n.key, _, err = identity.LoadOrCreate(filepath.Join(cfg.Home, "key")); err != nil {
-		return nil, err
+		return nil, homeError(cfg.Home, err)
 	}
 	if n.host, err = n.listen(); err != nil {
 		return nil, err
@@ -167,29 +172,54 @@ func New(cfg Config) (_ *Node, err error) {
 	return n, nil
 }
 
+// homeError adds what to do to an error of a home, where it is not said yet.
+func homeError(home string, err error) error {
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("%w; the home %s, or something in it, is not this user's: start the node as its owner, or choose another home with --home", plain(err), home)
+	case errors.Is(err, syscall.ENOTDIR):
+		return fmt.Errorf("%w; a home is a directory: choose another with --home", plain(err))
+	case errors.Is(err, identity.ErrKeyNotRegular):
+		return fmt.Errorf("%w; move it elsewhere and put the node's key file back in its place, or start without one to get a new identity", plain(err))
+	}
+	return err
+}
+
 // Run looks for peers and keeps house until ctx ends or Close is called, then
 // closes the node and returns nil. Live connections are reset with a reason.
 // Call it once.
 func (n *Node) Run(ctx context.Context) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	defer context.AfterFunc(n.ctx, cancel)()
-	var wg sync.WaitGroup
 	if n.wantsMDNS() {
-		wg.Go(func() { n.runMDNS(ctx) })
+		n.chore(n.runMDNS)
 	}
-	wg.Go(func() { n.runBackups(ctx) })
-	<-ctx.Done()
-	wg.Wait()
+	n.chore(n.runBackups)
+	select {
+	case <-ctx.Done():
+	case <-n.ctx.Done():
+	}
 	return n.Close()
 }
 
-// Close ends everything and returns when the last goroutine has ended. Calling
-// it again waits for the first call and returns the same error.
+// chore runs something beside the node until the node is closed, which ends the
+// context and waits. After that it does nothing.
+func (n *Node) chore(do func(context.Context)) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if !n.closing {
+		n.chores.Go(func() { do(n.ctx) })
+	}
+}
+
+// Close ends everything and returns when the last goroutine has ended, those of
+// Run too. Calling it again waits for the first call and returns the same error.
 func (n *Node) Close() error {
 	n.once.Do(func() {
 		defer close(n.closed)
+		n.mu.Lock()
+		n.closing = true
+		n.mu.Unlock()
 		n.cancel()
+		n.chores.Wait()
 		var errs []error
 		if n.tunnels != nil {
 			errs = append(errs, n.tunnels.Close())

@@ -5,15 +5,21 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
+	"github.com/kith-p2p/kith/identity"
 	"github.com/kith-p2p/kith/stream"
 	"github.com/kith-p2p/kith/tunnel"
 )
@@ -203,6 +209,166 @@ func TestForwardChecksTheService(t *testing.T) {
 	}
 	if _, err := b.Forward(t.Context(), Forward{Peer: away, Name: "closed", Check: true}); !errors.Is(err, &tunnel.Error{Reason: tunnel.ReasonUnreachable}) {
 		t.Errorf("away, checked: %v", err)
+	}
+}
+
+// Close did not wait for what Run had started.
+func TestRegressionCloseWaitsForChores(t *testing.T) {
+	n, err := New(Config{Home: t.TempDir(), LocalOnly: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var done atomic.Bool
+	n.chore(func(ctx context.Context) {
+		<-ctx.Done()
+		time.Sleep(100 * time.Millisecond) // what takes its time
+		if _, err := n.state.Bucket("node").Get("port"); err != nil {
+			t.Errorf("the state was closed first: %v", err)
+		}
+		done.Store(true)
+	})
+	ran := make(chan error)
+	go func() { ran <- n.Run(context.Background()) }()
+	if err := n.Close(); err != nil || !done.Load() {
+		t.Fatalf("%v, chore ended: %v", err, done.Load())
+	}
+	n.chore(func(context.Context) { t.Error("a chore of a closed node") })
+	if err := <-ran; err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A forward that the peer refuses was bound for as long as that took to find
+// out: who connected meanwhile was accepted and cut.
+func TestRegressionRefusedForwardNeverBinds(t *testing.T) {
+	a, b := start(t), start(t)
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := l.Addr().String()
+	l.Close()
+	refused := make(chan struct{})
+	connected := make(chan int)
+	go func() {
+		n := 0
+		for done := false; !done; {
+			select {
+			case <-refused:
+				done = true
+			default:
+			}
+			if c, err := net.Dial("tcp4", at); err == nil {
+				c.Close()
+				n++
+			}
+		}
+		connected <- n
+	}()
+	for range 20 {
+		if _, err := b.Forward(t.Context(), Forward{Peer: a.Addrs()[0], Name: "none", Listen: at}); !errors.Is(err, &tunnel.Error{Reason: tunnel.ReasonNoService}) {
+			t.Errorf("got %v", err)
+		}
+	}
+	close(refused)
+	if n := <-connected; n > 0 {
+		t.Errorf("%d connections were accepted", n)
+	}
+}
+
+// The addresses given with a connected peer were taken down and never tried.
+func TestRegressionConnectTriesTheNewAddressOfAConnectedPeer(t *testing.T) {
+	a, b, other := start(t), start(t), start(t)
+	id := "/p2p/" + a.ID().String()
+	first, err := b.Connect(t.Context(), a.Addrs()[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(a.Addrs()) < 2 {
+		t.Fatal(a.Addrs())
+	}
+	for _, addr := range a.Addrs() { // the one in use, and the ones that also work
+		if p, err := b.Connect(t.Context(), addr); err != nil || p.Address != first.Address {
+			t.Errorf("%s: %v, now at %s", addr, err, p.Address)
+		}
+	}
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	nobody := fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", l.Addr().(*net.TCPAddr).Port)
+	l.Close()
+	somebody, _, _ := strings.Cut(other.Addrs()[0], "/p2p/")
+	for addr, says := range map[string]string{nobody: "connection refused", somebody: "another peer"} {
+		_, err := b.Connect(t.Context(), addr+id)
+		if !errors.Is(err, &tunnel.Error{Reason: tunnel.ReasonUnreachable}) || !strings.Contains(err.Error(), says) || !strings.Contains(err.Error(), first.Address) {
+			t.Errorf("%s: %v", addr, err)
+		}
+	}
+	if p, err := b.Connect(t.Context(), a.ID().String()); err != nil || p.Address != first.Address || slices.Contains(p.Known, nobody) {
+		t.Errorf("%+v, %v", p, err)
+	}
+	if n := len(b.host.Network().ConnsToPeer(a.ID())); n != 1 {
+		t.Errorf("%d connections, want the first one", n)
+	}
+}
+
+// Each says what to do next.
+func TestRegressionHomeErrorsSayWhatToDo(t *testing.T) {
+	key := filepath.Join(t.TempDir(), "key")
+	if err := os.Mkdir(key, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	_, isDir := identity.Load(key)
+	plainErr := errors.New("else")
+	for err, piece := range map[error]string{
+		&fs.PathError{Op: "open", Path: "/h/state.db", Err: syscall.EACCES}: "is not this user's",
+		&fs.PathError{Op: "mkdir", Path: "/h", Err: syscall.ENOTDIR}:        "a home is a directory",
+		isDir:    "move it elsewhere",
+		plainErr: "else",
+	} {
+		if got := homeError("/h", err); !errors.Is(got, err) || !strings.Contains(got.Error(), piece) {
+			t.Errorf("%v", got)
+		}
+	}
+	file := filepath.Join(t.TempDir(), "f")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := New(Config{Home: filepath.Join(file, "home")}); err == nil || !strings.Contains(err.Error(), "choose another with --home") {
+		t.Errorf("a home in a file: %v", err)
+	}
+}
+
+// A connection that waits for its peer is listed as such.
+func TestWaitingStreams(t *testing.T) {
+	a, b := start(t), start(t)
+	addr := a.Addrs()[0]
+	a.Close()
+	m, err := b.Forward(t.Context(), Forward{Peer: addr, Name: "x", Wait: time.Hour, Anyway: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := net.Dial("tcp4", m.Local)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	for until := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		s, ms := b.Streams(), b.Mounts()
+		if len(s) == 1 && s[0].Waiting && s[0].LastError != "" && s[0].Path == "" && ms[0].Waiting == 1 && ms[0].Connections == 0 {
+			break
+		}
+		if time.Now().After(until) {
+			t.Fatalf("streams %+v, mounts %+v", s, ms)
+		}
+	}
+	if n := b.CloseStreams(); n != 1 {
+		t.Errorf("closed %d", n)
+	}
+	c.SetReadDeadline(time.Now().Add(20 * time.Second))
+	if _, err := c.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("after the close: %v", err)
 	}
 }
 

@@ -53,6 +53,7 @@ type Stream struct {
 	Relayed                      bool
 	Since                        time.Time
 	BytesIn, BytesOut            uint64
+	Waiting                      bool // for the peer, which is being redialled
 	LastError                    string
 }
 
@@ -110,7 +111,7 @@ func (n *Node) describe(p peer.ID) Peer {
 		}
 	}
 	if c, ok := n.conn(p); ok {
-		d.Connected, d.Address, d.Relayed = true, c.RemoteMultiaddr().String(), isRelayed(c)
+		d.Connected, d.Address, d.Relayed = true, c.RemoteMultiaddr().String(), stream.Relayed(c)
 		d.Since, d.Streams = c.Stat().Opened, len(c.GetStreams())
 		d.Direction = strings.ToLower(c.Stat().Direction.String())
 	}
@@ -129,7 +130,7 @@ func (n *Node) describe(p peer.ID) Peer {
 func (n *Node) conn(p peer.ID) (network.Conn, bool) {
 	cs := n.host.Network().ConnsToPeer(p)
 	for _, c := range cs {
-		if !isRelayed(c) {
+		if !stream.Relayed(c) {
 			return c, true
 		}
 	}
@@ -139,26 +140,58 @@ func (n *Node) conn(p peer.ID) (network.Conn, bool) {
 	return nil, false
 }
 
-func isRelayed(c network.Conn) bool {
-	_, err := c.RemoteMultiaddr().ValueForProtocol(ma.P_CIRCUIT)
-	return err == nil || c.Stat().Limited
-}
-
 // Connect makes sure that there is a connection to a peer, in any spelling,
-// and remembers its addresses. It blocks for at most 30 s. Errors: ErrUsage,
-// ErrUnknownPeer, *tunnel.Error.
+// and remembers its addresses. When the spelling has addresses and the peer is
+// connected at others, one of those given must answer, too. It blocks for at
+// most 30 s. Errors: ErrUsage, ErrUnknownPeer, *tunnel.Error.
 func (n *Node) Connect(ctx context.Context, p string) (Peer, error) {
-	id, err := n.peer(ctx, p)
+	id, addrs, err := n.parsePeer(ctx, p)
 	if err != nil {
 		return Peer{}, err
 	}
 	if id == n.host.ID() {
 		return Peer{}, usage("%s is this node", id)
 	}
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	if err := n.tryOut(ctx, id, addrs); err != nil {
+		return Peer{}, err
+	}
+	n.remember(id, addrs)
 	if err := n.reach(ctx, id); err != nil {
 		return Peer{}, err
 	}
 	return n.describe(id), nil
+}
+
+// tryOut looks whether a peer that is connected answers at one of other
+// addresses.
+func (n *Node) tryOut(ctx context.Context, id peer.ID, addrs []ma.Multiaddr) error {
+	conns := n.host.Network().ConnsToPeer(id)
+	if len(conns) == 0 {
+		return nil
+	}
+	var errs []error
+	for _, a := range addrs {
+		if slices.ContainsFunc(conns, func(c network.Conn) bool { return c.RemoteMultiaddr().Equal(a) }) {
+			return nil
+		}
+		at, err := n.resolve(ctx, id, a)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("cannot look up %s: %w", a, err))
+			continue
+		}
+		for _, a := range at {
+			if err = n.tunnels.Answers(ctx, id, a); err == nil {
+				return nil
+			}
+			errs = append(errs, err)
+		}
+	}
+	if len(errs) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%w; the connection at %s stays", errs[0], conns[0].RemoteMultiaddr())
 }
 
 func (n *Node) reach(ctx context.Context, id peer.ID) error {
@@ -214,7 +247,7 @@ func (n *Node) pingOnce(ctx context.Context, id peer.ID, seq int) (Pong, error) 
 	}
 	defer c.Close()
 	if nc, ok := n.conn(id); ok {
-		pong.Address, pong.Relayed = nc.RemoteMultiaddr().String(), isRelayed(nc)
+		pong.Address, pong.Relayed = nc.RemoteMultiaddr().String(), stream.Relayed(nc)
 	}
 	defer context.AfterFunc(ctx, func() { c.SetDeadline(time.Unix(1, 0)) })()
 	sent, got := make([]byte, ping.PingSize), make([]byte, ping.PingSize)
@@ -244,7 +277,7 @@ func (n *Node) Streams() []Stream {
 			ID: i.ID, Kind: Kind(i.Kind), Name: i.Protocol,
 			LocalPeer: i.LocalPeer.String(), RemotePeer: i.RemotePeer.String(),
 			OriginAddress: text(i.Local), TargetAddress: text(i.Remote), Path: text(i.Path), Relayed: i.Relayed,
-			Since: i.Since, BytesIn: i.BytesIn, BytesOut: i.BytesOut,
+			Since: i.Since, BytesIn: i.BytesIn, BytesOut: i.BytesOut, Waiting: i.Waiting,
 		}
 		if i.LastError != nil {
 			s.LastError = i.LastError.Error()

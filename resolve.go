@@ -109,6 +109,14 @@ func (n *Node) resolveDNSAddr(ctx context.Context, s string) (peer.ID, []ma.Mult
 	return infos[0].ID, infos[0].Addrs, nil
 }
 
+// resolve looks up the names in an address of a peer.
+func (n *Node) resolve(ctx context.Context, id peer.ID, a ma.Multiaddr) ([]ma.Multiaddr, error) {
+	if len(a) > 0 && a[0].Code() == ma.P_DNSADDR {
+		return n.names.ResolveDNSAddr(ctx, id, a, dnsDepth, dnsMaxAddrs)
+	}
+	return n.names.ResolveDNSComponent(ctx, a, dnsMaxAddrs)
+}
+
 // usageError is an error that is the caller's, as errors.Is(err, ErrUsage).
 type usageError struct{ err error }
 

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/kith-p2p/kith"
@@ -72,18 +73,29 @@ func LoadConfig(home string) (Config, error) {
 		return DefaultConfig(), nil
 	}
 	if err != nil {
-		return Config{}, fmt.Errorf("cannot read the configuration: %w; make the file readable or remove it", err)
+		return Config{}, unreadable(home, err)
 	}
 	defer f.Close()
 	data, err := io.ReadAll(io.LimitReader(f, maxConfig+1))
 	if err != nil {
-		return Config{}, fmt.Errorf("cannot read the configuration: %w; make the file readable or remove it", err)
+		return Config{}, unreadable(home, err)
 	}
 	c, faults := parseConfig(data)
 	if len(faults) > 0 {
 		return Config{}, &ConfigError{Path: path, Faults: faults}
 	}
 	return c, nil
+}
+
+// unreadable says what to do about a configuration file that cannot be read.
+func unreadable(home string, err error) error {
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("cannot read the configuration: %w; if the home %s is another user's, run this as that user or choose another with --home; if it is yours, make the file readable", err, home)
+	case errors.Is(err, syscall.ENOTDIR):
+		return fmt.Errorf("cannot read the configuration: %w; a home is a directory: choose another with --home", err)
+	}
+	return fmt.Errorf("cannot read the configuration: %w; make it a readable file or remove it", err)
 }
 
 // parseConfig decodes a file over the defaults and returns all its faults.
@@ -115,6 +127,10 @@ func parseConfig(data []byte) (Config, []string) {
 	var faults []string
 	for _, name := range names {
 		key := findKey(name)
+		if _, table := values[name].(map[string]any); table && key == nil {
+			faults = append(faults, fmt.Sprintf("line %d: there are no sections; write the keys of [%s] without it, at the top of the file", lines[name], name))
+			continue
+		}
 		if key == nil {
 			faults = append(faults, fmt.Sprintf("line %d: unknown key %q, the closest known key is %q", lines[name], name, closestKey(name)))
 			continue

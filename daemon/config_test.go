@@ -3,11 +3,13 @@ package daemon
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"reflect"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -37,7 +39,8 @@ log_format = "json"
 			}
 		}, nil},
 		{"unknown key", "mdns = true\nlisten_on = []\n", nil, []string{`line 2: unknown key "listen_on", the closest known key is "listen"`}},
-		{"unknown table", "[logging]\nlevel = 1\n", nil, []string{`line 1: unknown key "logging"`}},
+		{"regression: a section", "mdns = true\n[node]\nwait = \"1s\"\n", nil, []string{"line 2: there are no sections; write the keys of [node] without it"}},
+		{"an inline table", "logging = {level = 1}\n", nil, []string{"line 1: there are no sections; write the keys of [logging]"}},
 		{"everything wrong at once", `
 listen = ["nonsense"]
 mdns = "yes"
@@ -99,6 +102,27 @@ func TestLoadConfig(t *testing.T) {
 	var ce *ConfigError
 	if !errors.As(err, &ce) || ce.Path != path || len(ce.Faults) != 2 || !errors.Is(err, kith.ErrUsage) || strings.Contains(err.Error(), "\n") {
 		t.Errorf("two unknown keys: %v", err)
+	}
+}
+
+// Each says what to do next; once a home of another user was said to need its
+// file made readable.
+func TestRegressionUnreadableConfigSaysWhatToDo(t *testing.T) {
+	for err, piece := range map[error]string{
+		&fs.PathError{Op: "open", Path: "/h/config.toml", Err: syscall.EACCES}:  "run this as that user or choose another with --home",
+		&fs.PathError{Op: "open", Path: "/h/config.toml", Err: syscall.ENOTDIR}: "a home is a directory",
+		&fs.PathError{Op: "read", Path: "/h/config.toml", Err: syscall.EISDIR}:  "make it a readable file or remove it",
+	} {
+		if got := unreadable("/h", err); !errors.Is(got, err) || !strings.Contains(got.Error(), piece) {
+			t.Errorf("%v", got)
+		}
+	}
+	home := t.TempDir()
+	if err := os.Mkdir(filepath.Join(home, ConfigFile), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := LoadConfig(home); err == nil || !strings.Contains(err.Error(), "make it a readable file") {
+		t.Errorf("a directory: %v", err)
 	}
 }
 

@@ -36,7 +36,7 @@ func mountOf(m kith.Mount) *controlv1.Mount {
 		Id: m.ID, Kind: kind, Name: m.Name, ListenAddress: m.ListenAddress, TargetAddress: m.TargetAddress,
 		Since: timeOf(m.Since), Allow: m.Allow, AllowAny: m.AllowAny, Connections: int64(m.Connections),
 		Accepted: m.Accepted, Refused: m.Refused, BytesIn: m.BytesIn, BytesOut: m.BytesOut,
-		LastError: m.LastError, Local: m.Local,
+		LastError: m.LastError, Local: m.Local, Waiting: int64(m.Waiting),
 	}
 }
 
@@ -60,6 +60,7 @@ func streamOf(s kith.Stream) *controlv1.Stream {
 		Id: s.ID, Kind: kind, Name: s.Name, LocalPeer: s.LocalPeer, RemotePeer: s.RemotePeer,
 		OriginAddress: s.OriginAddress, TargetAddress: s.TargetAddress, Path: s.Path, Relayed: s.Relayed,
 		Since: timeOf(s.Since), BytesIn: s.BytesIn, BytesOut: s.BytesOut, LastError: s.LastError,
+		Waiting: s.Waiting,
 	}
 }
 

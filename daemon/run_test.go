@@ -75,6 +75,11 @@ func TestRunReportsWhatIsInTheWay(t *testing.T) {
 		{"a key that others can read", func(t *testing.T, home string) {
 			write(t, filepath.Join(home, "key"), "x", 0o644)
 		}, nil, "chmod 600", false},
+		{"regression: a key that is a directory", func(t *testing.T, home string) {
+			if err := os.Mkdir(filepath.Join(home, "key"), 0o700); err != nil {
+				t.Fatal(err)
+			}
+		}, nil, "move it elsewhere", false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			home := newHome(t)

@@ -3,7 +3,9 @@ package stream
 import (
 	"net"
 
+	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	ma "github.com/multiformats/go-multiaddr"
 )
 
 // Network is what Addr.Network returns.
@@ -47,4 +49,14 @@ func PeerOf(conn net.Conn) (peer.ID, bool) {
 		}
 	}
 	return "", false
+}
+
+// Relayed reports whether a libp2p connection goes over a relay, whatever the
+// relay's limits.
+func Relayed(c network.Conn) bool {
+	if c.Stat().Limited {
+		return true
+	}
+	_, err := c.RemoteMultiaddr().ValueForProtocol(ma.P_CIRCUIT)
+	return err == nil
 }

@@ -150,10 +150,14 @@ func (c *Conn) Write(p []byte) (int, error) {
 		return 0, c.opError("write", nil)
 	}
 	if len(c.hello) > 0 {
-		err := c.sendHello()
-		if err != nil || c.state.Load()&writeClosed != 0 { // see CloseWrite
+		n, err := c.sendHelloWith(p)
+		shut := c.state.Load()&writeClosed != 0 // see CloseWrite
+		if err != nil || n == len(p) || shut {
 			c.wmu.Unlock()
-			return 0, c.opError("write", err)
+			if err == nil && n == len(p) {
+				return n, nil
+			}
+			return n, c.opError("write", err)
 		}
 	}
 	n, err := c.s.Write(p)

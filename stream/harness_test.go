@@ -37,10 +37,10 @@ var networks = []struct {
 	hosts func(testing.TB) (a, b corehost.Host)
 }{
 	{"tcp-noise", func(tb testing.TB) (a, b corehost.Host) {
-		return connected(tb, "/ip4/127.0.0.1/tcp/0", libp2p.Security(noise.ID, noise.New))
+		return connected(tb, "/ip4/127.0.0.1/tcp/0", secured(noise.ID))
 	}},
 	{"tcp-tls", func(tb testing.TB) (a, b corehost.Host) {
-		return connected(tb, "/ip4/127.0.0.1/tcp/0", libp2p.Security(libp2ptls.ID, libp2ptls.New))
+		return connected(tb, "/ip4/127.0.0.1/tcp/0", secured(libp2ptls.ID))
 	}},
 	{"quic", func(tb testing.TB) (a, b corehost.Host) {
 		return connected(tb, "/ip4/127.0.0.1/udp/0/quic-v1")
@@ -70,13 +70,26 @@ func overNetworks(t *testing.T, body func(t *testing.T, a, b corehost.Host)) {
 	}
 }
 
-func newHost(tb testing.TB, listen string, opts ...libp2p.Option) corehost.Host {
+// secured allows one security transport only.
+func secured(id protocol.ID) func(*host.Config) {
+	return func(c *host.Config) { c.Security = []protocol.ID{id} }
+}
+
+// with adds options of libp2p's.
+func with(opts ...libp2p.Option) func(*host.Config) {
+	return func(c *host.Config) { c.Options = append(c.Options, opts...) }
+}
+
+func newHost(tb testing.TB, listen string, opts ...func(*host.Config)) corehost.Host {
 	tb.Helper()
 	key, _, err := crypto.GenerateEd25519Key(nil)
 	if err != nil {
 		tb.Fatal(err)
 	}
-	cfg := host.Config{Key: key, Options: opts}
+	cfg := host.Config{Key: key}
+	for _, o := range opts {
+		o(&cfg)
+	}
 	if listen != "" {
 		cfg.Listen = []ma.Multiaddr{ma.StringCast(listen)}
 	}
@@ -88,7 +101,7 @@ func newHost(tb testing.TB, listen string, opts ...libp2p.Option) corehost.Host 
 	return h
 }
 
-func connected(tb testing.TB, listen string, opts ...libp2p.Option) (a, b corehost.Host) {
+func connected(tb testing.TB, listen string, opts ...func(*host.Config)) (a, b corehost.Host) {
 	a, b = newHost(tb, "", opts...), newHost(tb, listen, opts...)
 	a.Peerstore().AddAddrs(b.ID(), b.Network().ListenAddresses(), peerstore.PermanentAddrTTL)
 	connect(tb, a, peer.AddrInfo{ID: b.ID()})

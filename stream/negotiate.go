@@ -54,6 +54,27 @@ func (c *Conn) sendHello() error {
 	return nil
 }
 
+// togetherMax is how much a first Write may have for the hello to leave in one
+// piece with it: an opening of a protocol and a small request.
+const togetherMax = 1 << 10
+
+// sendHelloWith sends what is left of the hello, and p with it if p is short,
+// in one write: one frame of the muxer, one record, one packet. It returns how
+// much of p was sent. The caller holds wmu.
+func (c *Conn) sendHelloWith(p []byte) (int, error) {
+	if len(p) == 0 || len(p) > togetherMax {
+		return 0, c.sendHello()
+	}
+	hello := len(c.hello)
+	n, err := c.s.Write(append(c.hello[:hello:hello], p...))
+	sent := min(n, hello)
+	c.hello = c.hello[sent:]
+	if len(c.hello) == 0 {
+		c.state.Or(greeted)
+	}
+	return n - sent, err
+}
+
 // sendHelloAnyway is sendHello without regard to the write deadline: that is no
 // concern of a Read or a CloseWrite. The caller holds wmu.
 func (c *Conn) sendHelloAnyway() error {

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"os"
+	"slices"
 	"syscall"
 	"testing"
 	"testing/iotest"
@@ -78,6 +80,68 @@ func TestHelloAgainstMultistream(t *testing.T) {
 		if err := iotest.TestReader(c, []byte("data")); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// counted records each write, and takes room bytes before it times out.
+type counted struct {
+	loopback
+	room   int
+	writes []string
+}
+
+func (s *counted) Write(p []byte) (int, error) {
+	n := min(len(p), s.room)
+	s.room -= n
+	s.writes = append(s.writes, string(p[:n]))
+	if n < len(p) {
+		return n, os.ErrDeadlineExceeded
+	}
+	return n, nil
+}
+
+// A short first Write is one write with the hello; a long one follows it. What
+// a deadline cuts off goes on where it stopped, and each Write says what it
+// wrote of its own.
+func TestHelloLeavesWithAShortFirstWrite(t *testing.T) {
+	tag := protocol.ID("/x/1")
+	hello := string(greeting(tag))
+	long := string(bytes.Repeat([]byte("l"), togetherMax+1))
+	for name, tc := range map[string]struct {
+		room   int // before the first Write times out
+		data   string
+		n      int
+		writes []string
+	}{
+		"together":                  {1 << 20, "data", 4, []string{hello + "data", "more"}},
+		"long":                      {1 << 20, long, len(long), []string{hello, long, "more"}},
+		"empty":                     {1 << 20, "", 0, []string{hello, "more"}},
+		"cut in the hello":          {5, "data", 0, []string{hello[:5], hello[5:] + "more"}},
+		"cut between":               {len(hello), "data", 0, []string{hello, "more"}},
+		"cut in the data":           {len(hello) + 1, "data", 1, []string{hello + "d", "more"}},
+		"cut in the long one":       {len(hello) + 1, long, 1, []string{hello, "l", "more"}},
+		"cut in a long one's hello": {5, long, 0, []string{hello[:5], hello[5:] + "more"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			near, _ := newLoopback()
+			s := &counted{loopback: near, room: tc.room}
+			c := newConn(s, tag, Addr{}, Addr{})
+			c.hello = greeting(tag)
+			n, err := c.Write([]byte(tc.data))
+			if n != tc.n || (err == nil) != (n == len(tc.data)) || err != nil && !isTimeout(err) {
+				t.Errorf("first Write: %d, %v; want %d", n, err, tc.n)
+			}
+			s.room = 1 << 20
+			if n, err := c.Write([]byte("more")); n != 4 || err != nil {
+				t.Errorf("second Write: %d, %v", n, err)
+			}
+			if !slices.Equal(s.writes, tc.writes) {
+				t.Errorf("writes %.60q, want %.60q", s.writes, tc.writes)
+			}
+			if c.state.Load()&greeted == 0 {
+				t.Error("the hello is not done")
+			}
+		})
 	}
 }
 

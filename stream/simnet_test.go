@@ -24,8 +24,8 @@ func simulated(tb testing.TB) (a, b corehost.Host) {
 	// The endpoints must exist before the network starts, and it must stop
 	// after them.
 	tb.Cleanup(func() { nw.Close() })
-	a = newHost(tb, "/ip4/2.0.0.2/udp/8000/quic-v1", simlibp2p.QUICSimnet(nw, link))
-	b = newHost(tb, at, simlibp2p.QUICSimnet(nw, link))
+	a = newHost(tb, "/ip4/2.0.0.2/udp/8000/quic-v1", with(simlibp2p.QUICSimnet(nw, link)))
+	b = newHost(tb, at, with(simlibp2p.QUICSimnet(nw, link)))
 	nw.Start()
 	a.Peerstore().AddAddrs(b.ID(), []ma.Multiaddr{ma.StringCast(at)}, peerstore.PermanentAddrTTL)
 	connect(tb, a, peer.AddrInfo{ID: b.ID()})

@@ -10,6 +10,7 @@ import (
 
 	"github.com/kith-p2p/kith/stream"
 	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
 	"golang.org/x/time/rate"
 )
@@ -22,6 +23,9 @@ import (
 type conn struct {
 	*stream.Conn
 	p       *P2P
+	mount   *mount // nil for a connection that this program opened
+	kind    Kind
+	service string
 	id      uint64
 	in, out atomic.Uint64
 	onClose func() // may be nil
@@ -39,22 +43,22 @@ type conn struct {
 	writeBy atomic.Int64
 }
 
-var _ net.Conn = (*conn)(nil)
+var (
+	_ net.Conn   = (*conn)(nil)
+	_ Connection = (*conn)(nil)
+)
 
 // track lists a stream and returns it as a net.Conn that is taken off the list
 // when it is closed, and reset when the P2P is. lim may be nil.
 func (p *P2P) track(s *stream.Conn, m *mount, kind Kind, service string, lim *limiter, onClose func()) *conn {
-	c := &conn{Conn: s, p: p, onClose: onClose, limits: lim}
+	c := &conn{Conn: s, p: p, mount: m, kind: kind, service: service, onClose: onClose, limits: lim}
 	c.setup.Lock()
 	defer c.setup.Unlock()
 	c.ctx, c.cancel = context.WithCancel(p.ctx)
-	info := p.streamInfo(s, kind, service, nil)
 	if m != nil {
-		info.Mount = m.info.ID
+		m.begun()
 	}
-	a := &active{info: info, mount: m, in: c.in.Load, out: c.out.Load, fail: c.fail, cause: c.cause.Load}
-	p.Streams.Register(a)
-	c.id = a.info.ID
+	c.id = p.Streams.Register(c)
 	c.stop = c.idle.start(lim.idle(), func() {
 		e := refuse(ReasonIdle, "no traffic for %v", lim.idle())
 		p.cut(m, s.RemotePeer(), e)
@@ -70,21 +74,38 @@ func (c *conn) fail(e *Error) {
 	c.ResetWithCode(e.Reason.code())
 }
 
-// streamInfo fills in what is known of a stream; socket is the local end.
-func (p *P2P) streamInfo(s *stream.Conn, kind Kind, service string, socket ma.Multiaddr) StreamInfo {
+// Cut implements Connection.
+func (c *conn) Cut(e *Error) { c.fail(e) }
+
+// Info implements Connection.
+func (c *conn) Info() StreamInfo {
+	i := c.p.describe(c.kind, c.service, c.mount, c.RemotePeer(), nil)
+	i.BytesIn, i.BytesOut = c.in.Load(), c.out.Load()
+	i.LastError = c.cause.Load()
+	i.over(c.Conn)
+	return i
+}
+
+// describe is what is known of a connection before it has a stream; socket is
+// the local end.
+func (p *P2P) describe(kind Kind, service string, m *mount, remote peer.ID, socket ma.Multiaddr) StreamInfo {
 	i := StreamInfo{
-		Kind: kind, Protocol: service,
-		LocalPeer: p.id, RemotePeer: s.RemotePeer(),
-		LocalAddr: socket, RemoteAddr: peerAddr(s.RemotePeer()),
+		Kind: kind, Mount: m.number(), Protocol: service,
+		LocalPeer: p.id, RemotePeer: remote,
+		LocalAddr: socket, RemoteAddr: peerAddr(remote),
 	}
 	i.Local, i.Remote = i.LocalAddr, i.RemoteAddr
 	if kind == KindExpose {
 		i.Local, i.Remote = i.RemoteAddr, i.LocalAddr
 	}
-	if nc, ok := pathOf(s); ok {
-		i.Path, i.Relayed = nc.RemoteMultiaddr(), relayed(nc)
-	}
 	return i
+}
+
+// over fills in what a stream runs over.
+func (i *StreamInfo) over(s *stream.Conn) {
+	if nc, ok := pathOf(s); ok {
+		i.Path, i.Relayed = nc.RemoteMultiaddr(), stream.Relayed(nc)
+	}
 }
 
 func (c *conn) Read(b []byte) (int, error) {
@@ -185,28 +206,13 @@ func (c *conn) end() {
 		c.unhook()
 		c.cancel()
 		c.p.Streams.Deregister(c.id)
+		if c.mount != nil {
+			c.mount.ended(c.in.Load(), c.out.Load())
+		}
 		c.p.stats.in.Add(c.in.Load())
 		c.p.stats.out.Add(c.out.Load())
 		if c.onClose != nil {
 			c.onClose()
 		}
 	})
-}
-
-// carry joins a local socket and a stream until both directions have ended.
-// failed is told why when it is cut, before either end can see that.
-func (p *P2P) carry(socket net.Conn, peerEnd end, s *stream.Conn, m *mount, kind Kind, local ma.Multiaddr, lim *limiter, failed func(*Error)) {
-	r := &relay{socket: newSocketEnd(socket), peer: peerEnd, bufs: &p.bufs, failed: failed}
-	if lim != nil {
-		r.limitIn, r.limitOut = lim.in, lim.out
-	}
-	a := &active{info: p.streamInfo(s, kind, m.name, local), mount: m, in: r.in.Load, out: r.out.Load, fail: r.fail, cause: r.cause.Load}
-	a.info.Mount = m.info.ID
-	p.Streams.Register(a)
-	defer p.Streams.Deregister(a.info.ID)
-	// Close may have begun between begin and Register.
-	defer context.AfterFunc(p.ctx, func() { r.fail(&Error{Reason: ReasonShutdown, Detail: "this node was stopped"}) })()
-	r.run(p.ctx, lim.idle())
-	p.stats.in.Add(r.in.Load())
-	p.stats.out.Add(r.out.Load())
 }

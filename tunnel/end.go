@@ -46,10 +46,10 @@ func (s streamEnd) read(b *buffers, size int) (*[]byte, int, error) {
 	if size > bufStart { // in a bulk transfer, which goes on or is over soon
 		s.SetReadDeadline(time.Now().Add(bulkPause))
 		buf, n, err := readInto(s.Conn, b, size)
+		s.SetReadDeadline(time.Time{})
 		if !errors.Is(err, os.ErrDeadlineExceeded) {
 			return buf, n, err
 		}
-		s.SetReadDeadline(time.Time{})
 	}
 	return readInto(s.Conn, b, bufFloor) // held while waiting
 }

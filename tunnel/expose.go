@@ -150,7 +150,7 @@ func (p *P2P) listen(name string, target ma.Multiaddr, opts []ListenOption) (*P2
 	if target == nil {
 		l.queue = make(chan *inbound, backlog)
 	}
-	l.mount = &mount{name: name, close: l.shut, info: ListenerInfo{
+	l.mount = &mount{name: name, shut: l.shut, info: ListenerInfo{
 		Kind: KindExpose, Protocol: name, Identity: p.id,
 		Address: peerAddr(p.id), TargetAddress: target,
 		Allow: cfg.Allow, AllowAny: cfg.AllowAny,
@@ -175,9 +175,9 @@ func (p *P2P) listen(name string, target ma.Multiaddr, opts []ListenOption) (*P2
 		l.http = newHTTPService(l)
 	}
 	p.access.Set(name, access.Rule{Any: cfg.AllowAny, Peers: cfg.Allow})
-	p.Listeners.Register(l.mount)
+	l.mount.list(&p.Listeners)
 	if p.ctx.Err() != nil { // Close may have passed over the list just before
-		l.mount.Close()
+		l.mount.remove()
 		return nil, ErrClosed
 	}
 	return l, nil
@@ -208,7 +208,7 @@ func (p *P2P) unclaim(l *P2PListener) {
 
 // Close removes the service. Connections that it carries go on; ones that wait
 // for Accept are reset.
-func (l *P2PListener) Close() error { return l.mount.Close() }
+func (l *P2PListener) Close() error { return l.mount.remove() }
 
 // Info returns a snapshot of the mount.
 func (l *P2PListener) Info() ListenerInfo { return l.mount.snapshot() }
@@ -409,7 +409,10 @@ func (l *P2PListener) carry(in *inbound) {
 		return
 	}
 	l.p.stats.served.Add(1)
-	l.p.carry(target, &servedEnd{streamEnd: streamEnd{in.c}, owes: in.rich}, in.c, l.mount, KindExpose, l.target, l.limits, func(e *Error) { l.p.cut(l.mount, remote, e) })
+	c := l.p.newCarried(KindExpose, l.mount, remote, target, nil, l.target)
+	defer c.end()
+	c.run(&servedEnd{streamEnd: streamEnd{in.c}, owes: in.rich}, func() *stream.Conn { return in.c }, l.limits,
+		func(e *Error) { l.p.cut(l.mount, remote, e) })
 }
 
 func (l *P2PListener) closed() bool {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"sync"
 	"syscall"
 	"time"
@@ -33,13 +32,15 @@ type ForwardConfig struct {
 	Once bool
 	// AllowCustomProtocol permits a "/" name outside "/x/".
 	AllowCustomProtocol bool
+	// Admit, if set, is asked by Dial when nothing else is wrong, and before
+	// anything is bound. Its error is Dial's.
+	Admit func(context.Context) error
 }
 
 const (
 	defaultWait       = 10 * time.Second
 	defaultTimeout    = 30 * time.Second
 	defaultMaxForward = 8192
-	reopenDelay       = 100 * time.Millisecond
 )
 
 // DialOption changes one call of Dial or Open.
@@ -84,7 +85,7 @@ type forward struct {
 // connection it accepts over a stream of its own. addr is where the peer is;
 // it may be nil, and is kept for good, not for libp2p's two minutes. Dial
 // returns as soon as the socket is bound; the peer is dialled when the first
-// connection comes. Errors: ErrName, ErrAddress, ErrOption, ErrExists (and
+// connection comes (but see ForwardConfig.Admit). Errors: ErrName, ErrAddress, ErrOption, ErrExists (and
 // syscall.EADDRINUSE) when the socket is taken, ErrClosed.
 func (p *P2P) Dial(ctx context.Context, addr ma.Multiaddr, remote peer.ID, proto string, bindAddr ma.Multiaddr, opts ...DialOption) (*ListenerInfo, error) {
 	if err := ctx.Err(); err != nil {
@@ -104,13 +105,18 @@ func (p *P2P) Dial(ctx context.Context, addr ma.Multiaddr, remote peer.ID, proto
 		return nil, err
 	}
 	p.Remember(remote, addr)
+	if cfg.Admit != nil {
+		if err := cfg.Admit(ctx); err != nil {
+			return nil, err
+		}
+	}
 	l, bound, err := listenLocal(bindAddr)
 	if err != nil {
 		return nil, err
 	}
 	f := &forward{p: p, cfg: cfg, remote: remote, name: proto, l: l, addr: bound,
 		limits: newLimiter(Limits{MaxConnections: cfg.MaxConnections})}
-	f.mount = &mount{name: proto, close: f.shut, info: ListenerInfo{
+	f.mount = &mount{name: proto, shut: f.shut, info: ListenerInfo{
 		Kind: KindForward, Protocol: proto, Identity: remote,
 		Address: bound, TargetAddress: peerAddr(remote),
 	}}
@@ -119,7 +125,7 @@ func (p *P2P) Dial(ctx context.Context, addr ma.Multiaddr, remote peer.ID, proto
 		return nil, ErrClosed
 	}
 	f.loop.Add(1)
-	p.Listeners.Register(f.mount)
+	f.mount.list(&p.Listeners)
 	info := f.mount.snapshot()
 	go func() {
 		defer p.end("")
@@ -127,7 +133,7 @@ func (p *P2P) Dial(ctx context.Context, addr ma.Multiaddr, remote peer.ID, proto
 		f.accept()
 	}()
 	if p.ctx.Err() != nil { // Close may have passed over the list just before
-		f.mount.Close()
+		f.mount.remove()
 		return nil, ErrClosed
 	}
 	return &info, nil
@@ -156,13 +162,12 @@ func listenLocal(a ma.Multiaddr) (net.Listener, ma.Multiaddr, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("%w: %s: %w", ErrAddress, a, err)
 	}
-	bind := net.Listen
+	lc := net.ListenConfig{KeepAlive: keepAlive(a)}
+	var l net.Listener
 	if network == "unix" {
-		bind = func(_, path string) (net.Listener, error) { return unixsock.Listen(path) }
-	}
-	l, err := bind(network, addr)
-	if network == "unix" && errors.Is(err, syscall.EADDRINUSE) && removeStale(addr) {
-		l, err = bind(network, addr)
+		l, err = unixsock.Take(addr)
+	} else {
+		l, err = lc.Listen(context.Background(), network, addr)
 	}
 	if err != nil {
 		if errors.Is(err, syscall.EADDRINUSE) {
@@ -183,20 +188,6 @@ func (e *inUseError) Error() string {
 
 func (e *inUseError) Is(target error) bool {
 	return target == ErrExists || target == syscall.EADDRINUSE
-}
-
-// removeStale removes a unix socket that nobody listens on.
-func removeStale(path string) bool {
-	fi, err := os.Lstat(path)
-	if err != nil || fi.Mode()&os.ModeSocket == 0 {
-		return false
-	}
-	c, err := net.DialTimeout("unix", path, time.Second)
-	if err == nil {
-		c.Close()
-		return false
-	}
-	return errors.Is(err, syscall.ECONNREFUSED) && os.Remove(path) == nil
 }
 
 func (f *forward) shut() error {
@@ -234,29 +225,37 @@ func (f *forward) accept() {
 		}
 		go func() {
 			defer f.p.end(f.remote)
+			roomyStack()
 			f.serve(c)
 		}()
 		if f.cfg.Once {
-			f.p.wg.Go(func() { f.mount.Close() })
+			f.p.wg.Go(func() { f.mount.remove() })
 			return
 		}
 	}
 }
 
 // serve carries one local connection to its end, or resets it.
-func (f *forward) serve(c net.Conn) {
+func (f *forward) serve(socket net.Conn) {
 	if e := f.limits.take(f.name); e != nil {
-		f.refuse(c, e)
+		f.refuse(newSocketEnd(socket), e)
 		return
 	}
 	defer f.limits.give()
-	end, e := f.open()
-	if e != nil {
-		f.refuse(c, e)
+	c := f.p.newCarried(KindForward, f.mount, f.remote, socket, socket.RemoteAddr(), f.addr)
+	defer c.end()
+	o := &opener{p: f.p, remote: f.remote, service: f.name, cfg: f.cfg, waiting: c.wait}
+	end, err := o.open(c.ctx)
+	if err != nil {
+		e := reasonOf(err)
+		if c.ctx.Err() != nil {
+			e = c.why()
+		}
+		f.refuse(c.socket, e)
 		return
 	}
 	f.p.stats.opened.Add(1)
-	f.p.carry(c, end, end.Conn, f.mount, KindForward, socketAddr(c.RemoteAddr(), f.addr), nil, func(e *Error) {
+	c.run(end, end.current, nil, func(e *Error) {
 		if end.pending.Load() { // the peer has not agreed
 			f.p.refused(f.mount, f.remote, e)
 		} else {
@@ -265,36 +264,9 @@ func (f *forward) serve(c net.Conn) {
 	})
 }
 
-func (f *forward) refuse(c net.Conn, e *Error) {
+func (f *forward) refuse(socket *socketEnd, e *Error) {
 	f.p.refused(f.mount, f.remote, e) // first: who sees the reset may look for the reason
-	newSocketEnd(c).abort(e.Reason)
-}
-
-// open gets a stream, redialling the peer for as long as the connection may
-// wait. A connection that was lost a moment ago still looks alive, so opening
-// may fail when connecting did not.
-func (f *forward) open() (*openedEnd, *Error) {
-	ctx, cancel := context.WithTimeout(f.p.ctx, f.cfg.Timeout)
-	defer cancel()
-	until := time.Now().Add(f.cfg.Wait)
-	for {
-		if err := f.p.dials.connect(ctx, f.remote, time.Until(until)); err != nil {
-			return nil, reasonOf(err)
-		}
-		end, err := f.p.open(ctx, f.remote, f.name, f.cfg.Timeout, false)
-		if err == nil {
-			return end, nil
-		}
-		e := reasonOf(err)
-		if e.Reason != ReasonUnreachable && e.Reason != ReasonLost || !time.Now().Before(until) {
-			return nil, e
-		}
-		select {
-		case <-time.After(reopenDelay):
-		case <-ctx.Done():
-			return nil, e
-		}
-	}
+	socket.abort(e.Reason)
 }
 
 // Connect makes sure that there is a connection to a peer, with one attempt.

@@ -80,7 +80,7 @@ func proxyV2(src, dst netip.AddrPort, id string) []byte {
 // value when that is a relay or this node.
 func remoteAddrPort(s *stream.Conn) netip.AddrPort {
 	nc, ok := pathOf(s)
-	if !ok || relayed(nc) {
+	if !ok || stream.Relayed(nc) {
 		return netip.AddrPort{}
 	}
 	ap, _ := addrPort(nc.RemoteMultiaddr())

@@ -4,10 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"strings"
-	"sync/atomic"
 	"time"
 	"unicode"
 
@@ -28,13 +26,13 @@ const (
 	openTimeout = 10 * time.Second
 )
 
-// open opens a stream to a service of a peer that is already connected, and
-// says which service. It does not wait for the answer: the first read of the
-// returned end does. It blocks as long as opening a stream does.
-func (p *P2P) open(ctx context.Context, remote peer.ID, service string, timeout time.Duration, probe bool) (*openedEnd, error) {
+// openStream opens a stream to a service of a peer that is already connected,
+// and says which service. It does not wait for the answer, which is owed when
+// rich is true. It blocks as long as opening a stream does.
+func (p *P2P) openStream(ctx context.Context, remote peer.ID, service string, timeout time.Duration, probe bool) (_ *stream.Conn, rich bool, err error) {
 	raw, err := checkName(service, true)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	// A raw name works either way; a plain one needs a kith node, and whether
 	// the peer is one is for its answer to say: what identify knows of a node
@@ -49,9 +47,9 @@ func (p *P2P) open(ctx context.Context, remote peer.ID, service string, timeout 
 	}
 	if e := p.awaitQUIC(ctx, remote); e != nil {
 		e.Service = service
-		return nil, e
+		return nil, false, e
 	}
-	c, err := stream.Dial(ctx, p.h, remote, tag, opts...)
+	nc, err := stream.Dial(ctx, p.h, remote, tag, opts...)
 	if err != nil {
 		e := reasonOf(err)
 		if e.Reason == ReasonLost {
@@ -61,30 +59,29 @@ func (p *P2P) open(ctx context.Context, remote peer.ID, service string, timeout 
 			e.Detail = fmt.Sprintf("%s has no service %q", remote, service)
 		}
 		e.Peer, e.Service = remote, service
-		return nil, e
+		return nil, false, e
 	}
-	end := &openedEnd{streamEnd: streamEnd{c.(*stream.Conn)}, service: service, timeout: timeout}
-	end.pending.Store(rich)
+	c := nc.(*stream.Conn)
 	if !rich {
-		return end, nil
+		return c, false, nil
 	}
 	body, err := proto.Marshal(&tunnelv1.Open{Service: service, Probe: probe})
 	if err == nil {
 		var frame []byte
 		if frame, err = wire.AppendFrame(nil, body, maxOpen); err == nil {
-			end.SetWriteDeadline(time.Now().Add(timeout))
-			stop := context.AfterFunc(ctx, func() { end.abort(ReasonTimeout) })
-			_, err = end.Write(frame)
+			c.SetWriteDeadline(time.Now().Add(timeout))
+			stop := context.AfterFunc(ctx, func() { c.ResetWithCode(ReasonTimeout.code()) })
+			_, err = c.Write(frame)
 			stop()
-			end.SetWriteDeadline(time.Time{})
+			c.SetWriteDeadline(time.Time{})
 		}
 	}
 	if err != nil {
 		e := reasonOf(err)
-		end.abort(e.Reason)
-		return nil, e
+		c.ResetWithCode(e.Reason.code())
+		return nil, false, e
 	}
-	return end, nil
+	return c, true, nil
 }
 
 // speaksKith says whether the peer is known to speak Protocol. It waits for
@@ -146,60 +143,6 @@ func (p *P2P) quicFull(remote peer.ID) bool {
 		}
 	}
 	return false
-}
-
-// openedEnd is the peer's end of a connection that we opened: its first read
-// takes the answer to the open frame.
-type openedEnd struct {
-	streamEnd
-	service string
-	pending atomic.Bool // until the peer has agreed; written by the reader
-	timeout time.Duration
-}
-
-func (e *openedEnd) read(b *buffers, size int) (*[]byte, int, error) {
-	if err := e.answer(); err != nil {
-		return nil, 0, err
-	}
-	return e.streamEnd.read(b, size)
-}
-
-// answer reads the reply frame, once. A refusal is an *Error.
-func (e *openedEnd) answer() error {
-	if !e.pending.Load() {
-		return nil
-	}
-	e.SetReadDeadline(time.Now().Add(e.timeout))
-	body, err := wire.ReadFrame(e.Conn, maxReply)
-	if err != nil {
-		return e.badReply(err)
-	}
-	e.SetReadDeadline(time.Time{})
-	var reply tunnelv1.OpenReply
-	if err := proto.Unmarshal(body, &reply); err != nil {
-		return e.badReply(err)
-	}
-	if reply.GetCode() != 0 {
-		return &Error{Reason: Reason(reply.GetCode()), Service: e.service, Peer: e.RemotePeer(), Detail: printable(reply.GetMessage()), Remote: true}
-	}
-	e.pending.Store(false)
-	return nil
-}
-
-func (e *openedEnd) badReply(err error) *Error {
-	r := reasonOf(err)
-	switch {
-	case err == io.EOF, errors.Is(err, io.ErrUnexpectedEOF):
-		r = refuse(ReasonProtocol, "the peer ended the stream without an answer")
-	case errors.Is(err, wire.ErrTooLarge), errors.Is(err, wire.ErrMalformed), errors.Is(err, proto.Error):
-		r = refuse(ReasonProtocol, "the peer's answer is malformed")
-	case errors.Is(err, stream.ErrNoSuchService):
-		r.Detail = fmt.Sprintf("%s does not speak kith tunnels; only names that start with /x/ can be used with it", e.RemotePeer())
-	case r.Reason == ReasonTimeout:
-		r.Detail = fmt.Sprintf("the peer did not answer within %v", e.timeout)
-	}
-	r.Peer, r.Service = e.RemotePeer(), e.service
-	return r
 }
 
 // readOpen reads what a peer wants from a new stream.
@@ -275,11 +218,8 @@ func (p *P2P) Open(ctx context.Context, remote peer.ID, service string, opts ...
 	ctx, cancel := context.WithTimeout(ctx, cfg.Timeout)
 	defer cancel()
 	defer context.AfterFunc(p.ctx, cancel)()
-	if err := p.dials.connect(ctx, remote, cfg.Wait); err != nil {
-		p.refused(nil, remote, reasonOf(err))
-		return nil, err
-	}
-	end, err := p.open(ctx, remote, service, cfg.Timeout, false)
+	o := &opener{p: p, remote: remote, service: service, cfg: cfg}
+	end, err := o.open(ctx)
 	if err != nil {
 		p.refused(nil, remote, reasonOf(err))
 		return nil, err
@@ -299,7 +239,7 @@ func (p *P2P) Open(ctx context.Context, remote peer.ID, service string, opts ...
 		return nil, e
 	}
 	p.stats.opened.Add(1)
-	return p.track(end.Conn, nil, KindForward, service, nil, nil), nil
+	return p.track(end.current(), nil, KindForward, service, nil, nil), nil
 }
 
 // Probe asks a peer whether it would serve a service to us, without touching
@@ -320,10 +260,12 @@ func (p *P2P) Probe(ctx context.Context, remote peer.ID, service string) error {
 	if strings.HasPrefix(service, "/") && !p.speaksKith(ctx, remote) {
 		return nil
 	}
-	end, err := p.open(ctx, remote, service, openTimeout, true)
+	c, rich, err := p.openStream(ctx, remote, service, openTimeout, true)
 	if err != nil {
 		return err
 	}
+	end := &openedEnd{opener: &opener{p: p, remote: remote, service: service, cfg: ForwardConfig{Timeout: openTimeout}}, conn: c, used: true}
+	end.pending.Store(rich)
 	defer end.Close()
 	defer context.AfterFunc(ctx, func() { end.abort(ReasonClosed) })()
 	if err := end.answer(); err != nil {

@@ -2,13 +2,16 @@ package tunnel
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"time"
 
 	"github.com/kith-p2p/kith/internal/backoff"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/transport"
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
+	ma "github.com/multiformats/go-multiaddr"
 )
 
 const (
@@ -35,15 +38,34 @@ type redial struct {
 	over    bool          // no further attempt
 }
 
+// connected says whether there is a connection to the peer.
+func (r *redials) connected(remote peer.ID) bool {
+	if remote == r.p.id {
+		return true
+	}
+	switch r.p.h.Network().Connectedness(remote) {
+	case network.Connected, network.Limited:
+		return true
+	}
+	return false
+}
+
+// why says why the last attempt to reach the peer failed, if others are under
+// way.
+func (r *redials) why(remote peer.ID) *Error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if d := r.peers[remote]; d != nil && d.err != nil {
+		return reasonOf(unreachable(remote, d.err))
+	}
+	return nil
+}
+
 // connect returns when there is a connection to the peer. While attempts fail
 // it waits for the next one until wait has passed or ctx ends, then returns
 // why the last one failed.
 func (r *redials) connect(ctx context.Context, remote peer.ID, wait time.Duration) error {
-	if remote == r.p.id {
-		return nil
-	}
-	switch r.p.h.Network().Connectedness(remote) {
-	case network.Connected, network.Limited:
+	if r.connected(remote) {
 		return nil
 	}
 	until := time.Now().Add(wait)
@@ -147,4 +169,28 @@ func (r *redials) dial(ctx context.Context, remote peer.ID) error {
 		s.Backoff().Clear(remote)
 	}
 	return r.p.h.Connect(ctx, peer.AddrInfo{ID: remote})
+}
+
+// Answers says whether a peer answers at an address, which has no names in it:
+// it makes a connection there, whatever connections there are, and closes it
+// again. It blocks until ctx ends at most. The error is an *Error.
+func (p *P2P) Answers(ctx context.Context, remote peer.ID, addr ma.Multiaddr) error {
+	s, ok := p.h.Network().(interface {
+		TransportForDialing(ma.Multiaddr) transport.Transport
+	})
+	if !ok {
+		return nil // a host of another make, which cannot be asked
+	}
+	t := s.TransportForDialing(addr)
+	if t == nil {
+		return &Error{Reason: ReasonUnreachable, Peer: remote, Detail: fmt.Sprintf("%s is no address that this node can dial", addr)}
+	}
+	c, err := t.Dial(ctx, addr, remote)
+	if err != nil {
+		e := unreachable(remote, err)
+		e.Detail += fmt.Sprintf(" (at %s)", addr)
+		return e
+	}
+	c.Close()
+	return nil
 }

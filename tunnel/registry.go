@@ -62,77 +62,79 @@ type ListenerInfo struct {
 	AllowAny bool
 
 	Connections       int    // live now
+	Waiting           int    // accepted, and waiting for the peer
 	Accepted, Refused uint64 // since the mount was made
 	BytesIn, BytesOut uint64 // from and to the peer
 	// LastError is why the latest connection failed; nil when none did.
 	LastError *Error
 }
 
-// mount is the run-time state behind a ListenerInfo.
-type mount struct {
-	info  ListenerInfo // constant after registration
-	name  string
-	close func() error
-
-	once     sync.Once
-	err      error // of close; written before once is done
-	closed   atomic.Bool
-	done     chan struct{} // closed by Close
-	live     atomic.Int64
-	accepted atomic.Uint64
-	refusals atomic.Uint64
-	in, out  atomic.Uint64 // of ended connections
-	last     atomic.Pointer[Error]
+// Mount is what a ListenerRegistry lists. Its methods are called from several
+// goroutines at once.
+type Mount interface {
+	// Info returns a snapshot. The registry fills in ID, Since, Running, Done,
+	// Closer and Registry. It must not block.
+	Info() ListenerInfo
+	// Close ends the mount. It is called once, when the mount has been taken
+	// off the list.
+	Close() error
 }
 
-func (m *mount) refuse(e *Error) {
-	m.refusals.Add(1)
-	m.last.Store(e)
+// listing is one entry of a ListenerRegistry; it is the Closer of its
+// ListenerInfo.
+type listing struct {
+	m     Mount
+	r     *ListenerRegistry
+	id    uint64
+	since time.Time
+
+	once   sync.Once
+	err    error // of Close; written before once is done
+	closed atomic.Bool
+	done   chan struct{} // closed by Close
 }
 
-// Close removes the mount; it is the Closer of its ListenerInfo.
-// Closing it again waits for the first call.
-func (m *mount) Close() error {
-	m.once.Do(func() {
-		m.closed.Store(true)
-		m.info.Registry.Deregister(m.info.ID)
-		close(m.done)
-		m.err = m.close()
+// Close removes the mount. Closing it again waits for the first call.
+func (e *listing) Close() error {
+	e.once.Do(func() {
+		e.closed.Store(true)
+		e.r.Deregister(e.id)
+		close(e.done)
+		e.err = e.m.Close()
 	})
-	return m.err
+	return e.err
 }
 
-func (m *mount) snapshot() ListenerInfo {
-	i := m.info
-	i.Running = !m.closed.Load()
-	i.Connections = int(m.live.Load())
-	i.Accepted, i.Refused = m.accepted.Load(), m.refusals.Load()
-	i.BytesIn, i.BytesOut = m.in.Load(), m.out.Load()
-	i.LastError = m.last.Load()
+func (e *listing) info() ListenerInfo {
+	i := e.m.Info()
+	i.ID, i.Since, i.Registry, i.Closer, i.Done = e.id, e.since, e.r, e, e.done
+	i.Running = !e.closed.Load()
 	return i
 }
 
 // ListenerRegistry lists mounts. The zero value is ready; it is safe for
-// concurrent use and closes mounts outside its lock.
+// concurrent use and calls mounts outside its lock.
 type ListenerRegistry struct {
 	mu     sync.Mutex
 	last   uint64
-	mounts map[uint64]*mount
+	mounts map[uint64]*listing
 }
 
-// Register gives a mount its number and lists it. Mounts register themselves.
-func (r *ListenerRegistry) Register(m *mount) {
+// Register lists a mount, gives it a number and returns its first snapshot,
+// whose Closer ends it. The mounts of a P2P register themselves.
+func (r *ListenerRegistry) Register(m Mount) ListenerInfo { return r.register(m).info() }
+
+func (r *ListenerRegistry) register(m Mount) *listing {
+	e := &listing{m: m, r: r, since: time.Now(), done: make(chan struct{})}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.mounts == nil {
-		r.mounts = map[uint64]*mount{}
+		r.mounts = map[uint64]*listing{}
 	}
 	r.last++
-	m.info.ID, m.info.Registry, m.info.Closer = r.last, r, m
-	m.info.Since = time.Now()
-	m.done = make(chan struct{})
-	m.info.Done = m.done
-	r.mounts[m.info.ID] = m
+	e.id = r.last
+	r.mounts[e.id] = e
+	return e
 }
 
 // Deregister takes a mount off the list without closing it, and reports
@@ -149,10 +151,10 @@ func (r *ListenerRegistry) Deregister(id uint64) bool {
 // connections go on; see StreamRegistry.Reset.
 func (r *ListenerRegistry) Close(match func(ListenerInfo) bool) []ListenerInfo {
 	var closed []ListenerInfo
-	for _, m := range r.sorted() {
-		if match(m.snapshot()) {
-			m.Close()
-			closed = append(closed, m.snapshot())
+	for _, e := range r.sorted() {
+		if match(e.info()) {
+			e.Close()
+			closed = append(closed, e.info())
 		}
 	}
 	return closed
@@ -161,18 +163,18 @@ func (r *ListenerRegistry) Close(match func(ListenerInfo) bool) []ListenerInfo {
 // List returns a snapshot of every mount, in the order they were made.
 func (r *ListenerRegistry) List() []ListenerInfo {
 	var out []ListenerInfo
-	for _, m := range r.sorted() {
-		out = append(out, m.snapshot())
+	for _, e := range r.sorted() {
+		out = append(out, e.info())
 	}
 	return out
 }
 
-func (r *ListenerRegistry) sorted() []*mount {
+func (r *ListenerRegistry) sorted() []*listing {
 	r.mu.Lock()
-	ms := slices.Collect(maps.Values(r.mounts))
+	all := slices.Collect(maps.Values(r.mounts))
 	r.mu.Unlock()
-	slices.SortFunc(ms, func(a, b *mount) int { return cmp.Compare(a.info.ID, b.info.ID) })
-	return ms
+	slices.SortFunc(all, func(a, b *listing) int { return cmp.Compare(a.id, b.id) })
+	return all
 }
 
 // StreamInfo is a snapshot of one live connection.
@@ -190,81 +192,89 @@ type StreamInfo struct {
 	Registry          *StreamRegistry
 	BytesIn, BytesOut uint64 // from and to the peer
 	Since             time.Time
-	// Path is the multiaddr the peer is reached by; nil within this node.
+	// Path is the multiaddr the peer is reached by; nil within this node, and
+	// while the connection waits.
 	Path    ma.Multiaddr
 	Relayed bool
-	// LastError is why it is being cut; nil while it is well.
+	// Waiting: the connection was accepted here and has no stream yet, because
+	// the peer is being redialled.
+	Waiting bool
+	// LastError is why it is being cut, or why the last attempt to reach the
+	// peer failed while it waits; nil while it is well.
 	LastError *Error
 }
 
-// active is the run-time state behind a StreamInfo.
+// Connection is what a StreamRegistry lists. Its methods are called from
+// several goroutines at once.
+type Connection interface {
+	// RemotePeer says whose connection is kept from trimming. It is constant.
+	RemotePeer() peer.ID
+	// Info returns a snapshot. The registry fills in ID, Since and Registry. It
+	// must not block.
+	Info() StreamInfo
+	// Cut ends the connection for a reason. It does nothing after the end.
+	Cut(*Error)
+}
+
+// active is one entry of a StreamRegistry.
 type active struct {
-	info    StreamInfo
-	mount   *mount // may be nil
-	in, out func() uint64
-	fail    func(*Error)
-	cause   func() *Error
+	c     Connection
+	id    uint64
+	peer  peer.ID
+	since time.Time
 }
 
 // StreamRegistry lists live connections and keeps libp2p from trimming what
-// they run on. It is safe for concurrent use.
+// they run on. It is safe for concurrent use and calls connections outside its
+// lock.
 type StreamRegistry struct {
 	h host.Host
 
 	mu      sync.Mutex
 	next    uint64 // the first is 0, as in kubo
-	streams map[uint64]*active
+	streams map[uint64]active
 	perPeer map[peer.ID]int
 }
 
-// Register lists a connection and protects its peer from trimming.
-func (r *StreamRegistry) Register(a *active) {
+// Register lists a connection, protects its peer from trimming, and returns its
+// number. The connections of a P2P register themselves.
+func (r *StreamRegistry) Register(c Connection) (id uint64) {
+	p, now := c.RemotePeer(), time.Now()
 	r.mu.Lock()
 	if r.streams == nil {
-		r.streams = map[uint64]*active{}
+		r.streams = map[uint64]active{}
 		r.perPeer = map[peer.ID]int{}
 	}
-	a.info.ID, a.info.Registry, a.info.Since = r.next, r, time.Now()
+	id = r.next
 	r.next++
-	r.streams[a.info.ID] = a
-	p := a.info.RemotePeer
+	r.streams[id] = active{c, id, p, now}
 	r.perPeer[p]++
 	first := r.perPeer[p] == 1
 	r.mu.Unlock()
 	if first {
 		r.h.ConnManager().Protect(p, protectTag)
 	}
-	if a.mount != nil {
-		a.mount.live.Add(1)
-		a.mount.accepted.Add(1)
-	}
+	return id
 }
 
-// Deregister takes an ended connection off the list.
-func (r *StreamRegistry) Deregister(id uint64) {
+// Deregister takes an ended connection off the list, and reports whether it was
+// there.
+func (r *StreamRegistry) Deregister(id uint64) bool {
 	r.mu.Lock()
 	a, ok := r.streams[id]
-	delete(r.streams, id)
 	last := false
 	if ok {
-		p := a.info.RemotePeer
-		if r.perPeer[p]--; r.perPeer[p] == 0 {
-			delete(r.perPeer, p)
+		delete(r.streams, id)
+		if r.perPeer[a.peer]--; r.perPeer[a.peer] == 0 {
+			delete(r.perPeer, a.peer)
 			last = true
 		}
 	}
 	r.mu.Unlock()
-	if !ok {
-		return
-	}
 	if last {
-		r.unprotect(a.info.RemotePeer)
+		r.unprotect(a.peer)
 	}
-	if m := a.mount; m != nil {
-		m.live.Add(-1)
-		m.in.Add(a.in())
-		m.out.Add(a.out())
-	}
+	return ok
 }
 
 // unprotect gives a peer free, unless a new connection to it came meanwhile.
@@ -292,7 +302,7 @@ func (r *StreamRegistry) Reset(id uint64) bool {
 	a, ok := r.streams[id]
 	r.mu.Unlock()
 	if ok {
-		a.fail(&Error{Reason: ReasonClosed, Detail: "closed by the operator of this node"})
+		a.c.Cut(&Error{Reason: ReasonClosed, Detail: "closed by the operator of this node"})
 	}
 	return ok
 }
@@ -302,12 +312,11 @@ func (r *StreamRegistry) List() []StreamInfo {
 	r.mu.Lock()
 	all := slices.Collect(maps.Values(r.streams))
 	r.mu.Unlock()
-	slices.SortFunc(all, func(a, b *active) int { return cmp.Compare(a.info.ID, b.info.ID) })
+	slices.SortFunc(all, func(a, b active) int { return cmp.Compare(a.id, b.id) })
 	out := make([]StreamInfo, 0, len(all))
 	for _, a := range all {
-		i := a.info
-		i.BytesIn, i.BytesOut = a.in(), a.out()
-		i.LastError = a.cause()
+		i := a.c.Info()
+		i.ID, i.Since, i.Registry = a.id, a.since, r
 		out = append(out, i)
 	}
 	return out

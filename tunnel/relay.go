@@ -23,28 +23,27 @@ type relay struct {
 	// limitIn and limitOut are the service's bandwidth; nil means none.
 	limitIn, limitOut *rate.Limiter
 
+	// ctx ends the waits for bandwidth; cancel ends it.
+	ctx    context.Context
+	cancel context.CancelCauseFunc
 	// failed is told why the connection is cut, once, before either end can
 	// see it.
 	failed func(*Error)
 
-	idle   idleWatch
-	cause  atomic.Pointer[Error]
-	cancel atomic.Pointer[context.CancelFunc] // releases waits for bandwidth
+	idle  idleWatch
+	cause atomic.Pointer[Error]
 }
 
-// run blocks until both directions have ended and both ends are closed. ctx
-// only releases waits for bandwidth.
-func (r *relay) run(ctx context.Context, idle time.Duration) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	r.cancel.Store(&cancel)
+// run blocks until both directions have ended and both ends are closed.
+func (r *relay) run(idle time.Duration) {
 	defer r.idle.start(idle, func() { r.fail(refuse(ReasonIdle, "no traffic for %v", idle)) })()
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		r.half(ctx, r.socket, r.peer, &r.in, r.limitIn)
+		roomyStack()
+		r.half(r.socket, r.peer, &r.in, r.limitIn)
 	}()
-	r.half(ctx, r.peer, r.socket, &r.out, r.limitOut)
+	r.half(r.peer, r.socket, &r.out, r.limitOut)
 	<-done
 	// After an abort these are no-ops.
 	r.peer.Close()
@@ -52,7 +51,7 @@ func (r *relay) run(ctx context.Context, idle time.Duration) {
 }
 
 // half copies src to dst until its EOF, or cuts the connection.
-func (r *relay) half(ctx context.Context, dst, src end, count *atomic.Uint64, limit *rate.Limiter) {
+func (r *relay) half(dst, src end, count *atomic.Uint64, limit *rate.Limiter) {
 	if g, ok := dst.(interface{ greet() error }); ok {
 		if err := g.greet(); err != nil {
 			r.fail(reasonOf(err))
@@ -66,7 +65,7 @@ func (r *relay) half(ctx context.Context, dst, src end, count *atomic.Uint64, li
 		}
 		buf, n, err := src.read(r.bufs, size)
 		if n > 0 {
-			werr := waitFor(ctx, limit, n)
+			werr := waitFor(r.ctx, limit, n)
 			r.idle.touch()
 			if werr == nil {
 				_, werr = dst.Write((*buf)[:n])
@@ -101,9 +100,7 @@ func (r *relay) fail(e *Error) {
 	}
 	why := r.cause.Load().Reason
 	r.socket.abort(why)
-	if cancel := r.cancel.Load(); cancel != nil {
-		(*cancel)()
-	}
+	r.cancel(nil)
 	r.peer.abort(why) // last: it may wait for a peer that reads nothing
 }
 

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"syscall"
+	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
@@ -58,7 +59,8 @@ func dialTarget(ctx context.Context, target ma.Multiaddr, lim *limiter) (net.Con
 	if err != nil {
 		return nil, &Error{Reason: ReasonTarget, Detail: "the service is misconfigured", Err: err}
 	}
-	c, err := new(net.Dialer).DialContext(ctx, network, addr)
+	d := net.Dialer{KeepAlive: keepAlive(target)}
+	c, err := d.DialContext(ctx, network, addr)
 	if err == nil {
 		return c, nil
 	}
@@ -74,9 +76,14 @@ func dialTarget(ctx context.Context, target ma.Multiaddr, lim *limiter) (net.Con
 	return nil, e
 }
 
-func isCircuit(a ma.Multiaddr) bool {
-	_, err := a.ValueForProtocol(ma.P_CIRCUIT)
-	return err == nil
+// keepAlive says how TCP looks after a socket that leads to a: as the system
+// has it, but not at all within this machine, where nothing is lost in silence
+// and setting it up is a good part of what a short connection costs.
+func keepAlive(a ma.Multiaddr) time.Duration {
+	if manet.IsIPLoopback(a) {
+		return -1
+	}
+	return 0
 }
 
 func peerAddr(p peer.ID) ma.Multiaddr {

@@ -39,10 +39,10 @@ import (
 	"github.com/kith-p2p/kith/access"
 	"github.com/kith-p2p/kith/stream"
 	"github.com/libp2p/go-libp2p/core/host"
-	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/peerstore"
 	"github.com/libp2p/go-libp2p/core/protocol"
+	"github.com/libp2p/go-libp2p/p2p/protocol/ping"
 	"golang.org/x/time/rate"
 )
 
@@ -53,10 +53,9 @@ const (
 	// backlog is how many streams may wait for the accept loop, which only
 	// starts a goroutine for each: enough for a burst of thousands.
 	backlog = 4096
-	// closePatience is how long Close waits for peers to take a reset.
+	// closePatience is how long Close waits for peers to take a reset, and then
+	// for their word that it has arrived.
 	closePatience = 500 * time.Millisecond
-	// flushPause is how long resets get to leave.
-	flushPause = 50 * time.Millisecond
 	// strangerStreams is how many streams a peer that no service is open to may
 	// hold without saying what for.
 	strangerStreams = 16
@@ -151,9 +150,10 @@ func NewP2P(id peer.ID, h host.Host, ps peerstore.Peerstore, opts ...Option) *P2
 }
 
 // Close removes every mount, resets every live connection with
-// ReasonShutdown, and returns when the last goroutine has ended. Peers that do
-// not take the reset within half a second lose their connection to this node.
-// Streams that Accept handed out are their owner's.
+// ReasonShutdown, and returns when the last goroutine has ended and the peers
+// have the resets. Peers that do not take the reset within half a second lose
+// their connection to this node; for the word that it has arrived Close waits
+// another half second at most. Streams that Accept handed out are their owner's.
 func (p *P2P) Close() error {
 	p.mu.Lock()
 	if p.closed {
@@ -163,7 +163,7 @@ func (p *P2P) Close() error {
 	}
 	p.closed = true
 	p.mu.Unlock()
-	busy := len(p.busyPeers()) > 0
+	busy := p.busyPeers()
 	p.cancel() // resets every stream, each in a goroutine of its own
 	err := p.inner.Close()
 	p.Listeners.Close(func(ListenerInfo) bool { return true })
@@ -181,12 +181,31 @@ func (p *P2P) Close() error {
 		}
 		<-done
 	}
-	if busy {
-		// Resets are queued, and the end of the connection, which comes next,
-		// overtakes them: the peers would not learn why.
-		time.Sleep(flushPause)
-	}
+	p.settle(busy)
 	return err
+}
+
+// settle returns when the peers have what was sent to them so far. A reset is
+// only queued, and the end of the connection, which the caller may bring about
+// next, overtakes it: the peers would not learn why. Streams share one queue, so
+// any answer on a later stream says that it has arrived.
+func (p *P2P) settle(peers []peer.ID) {
+	ctx, cancel := context.WithTimeout(context.Background(), closePatience)
+	defer cancel()
+	var wg sync.WaitGroup
+	for _, remote := range peers {
+		if remote == p.id || !p.dials.connected(remote) {
+			continue
+		}
+		wg.Go(func() {
+			// A refusal is an answer, too.
+			c, err := stream.Dial(ctx, p.h, remote, ping.ID, stream.WithConfirm(), stream.WithAllowLimited())
+			if err == nil {
+				c.Close()
+			}
+		})
+	}
+	wg.Wait()
 }
 
 // busyPeers lists the peers that connections are still under way with.
@@ -269,6 +288,7 @@ func (p *P2P) acceptLoop(l net.Listener, serve func(*stream.Conn)) {
 		go func() {
 			defer p.end(remote)
 			defer context.AfterFunc(p.ctx, func() { s.ResetWithCode(ReasonShutdown.code()) })()
+			roomyStack()
 			serve(s)
 		}()
 	}
@@ -323,6 +343,3 @@ func checkName(name string, custom bool) (raw bool, err error) {
 	}
 	return true, nil
 }
-
-// relayed reports whether s came over a relay.
-func relayed(c network.Conn) bool { return c.Stat().Limited || isCircuit(c.RemoteMultiaddr()) }

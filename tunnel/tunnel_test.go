@@ -645,6 +645,31 @@ func TestForwardSurvivesRestartOfThePeer(t *testing.T) {
 	}
 }
 
+// After a bulk transfer over QUIC a deadline was left behind: the first pause of
+// 200 ms in what followed ended the connection with "timed out".
+func TestRegressionPauseAfterABulkTransfer(t *testing.T) {
+	for _, tr := range transports {
+		t.Run(tr.name, func(t *testing.T) {
+			a, b := newNode(t, tr.listen), newNode(t)
+			const bulk = 1 << 20
+			expose(t, a, "x", service(t, func(c net.Conn) {
+				c.Write(make([]byte, bulk))
+				for range 8 { // so that the buffer shrinks again
+					time.Sleep(bulkPause / 10)
+					c.Write([]byte("x"))
+				}
+				time.Sleep(2 * bulkPause)
+				c.Write([]byte("end"))
+			}), AllowAny())
+			c := dial(t, forwardTo(t, b, a, "x"))
+			got, err := io.ReadAll(c)
+			if err != nil || len(got) != bulk+8+3 {
+				t.Fatalf("%d bytes, %v", len(got), err)
+			}
+		})
+	}
+}
+
 // The address given to a forward stays, however long it is unused: libp2p's
 // own temporary addresses end after two minutes.
 func TestAddressOfAForwardIsKept(t *testing.T) {

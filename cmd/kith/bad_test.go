@@ -36,6 +36,10 @@ func TestBadInput(t *testing.T) {
 	}{
 		// Wrong usage.
 		{exitUsage, []string{"exposee"}, []string{`no command "exposee"`, "did you mean `kith expose`", "`kith --help`"}},
+		{exitUsage, []string{"nosuch", "--help"}, []string{`no command "nosuch"`, "`kith --help`"}},
+		{exitUsage, []string{"-h", "exposee"}, []string{`no command "exposee"`, "did you mean `kith expose`"}},
+		{exitUsage, []string{"p2p", "nosuch", "--help"}, []string{`kith p2p has no command "nosuch"`}},
+		{exitUsage, []string{"streams", "nosuch", "-h"}, []string{`kith streams has no command "nosuch"`}},
 		{exitUsage, []string{"p2p", "open"}, []string{`kith p2p has no command "open"`}},
 		{exitUsage, []string{"streams", "cut"}, []string{`no command "cut"`}},
 		{exitUsage, []string{"ls", "--nope"}, []string{"unknown flag: --nope", "`kith ls --help`"}},
@@ -187,6 +191,7 @@ func TestBadHome(t *testing.T) {
 		{"unknown key", "config.toml", "mdns = true\nlisten_on = []\n", 0o600, exitUsage, nil,
 			[]string{"config.toml", "line 2", `unknown key "listen_on"`, `closest known key is "listen"`, "correct the file"}},
 		{"two faults", "config.toml", "mdns = 1\nwait = \"never\"\n", 0o600, exitUsage, nil, []string{"line 1: mdns", "line 2: wait"}},
+		{"section", "config.toml", "[node]\nwait = \"1s\"\n", 0o600, exitUsage, nil, []string{"line 1", "no sections", "[node]"}},
 		{"no toml", "config.toml", "[", 0o600, exitUsage, nil, []string{"config.toml", "line 1"}},
 		{"bad listen in the file", "config.toml", "listen = [\"4001\"]\n", 0o600, exitUsage, nil, []string{`"4001" is not a multiaddr`}},
 		{"key open to others", "key", "x", 0o644, exitFailed, nil, []string{"0644", "chmod 600"}},

@@ -39,8 +39,11 @@ func printMounts(w io.Writer, mounts []*controlv1.Mount) error {
 		if m.GetKind() == controlv1.Mount_KIND_EXPOSE {
 			peer = allowed(m)
 		}
-		t.row(kindText(m.GetKind()), m.GetName(), m.GetLocal(), peer,
-			strconv.FormatInt(m.GetConnections(), 10), strconv.FormatUint(m.GetAccepted(), 10), strconv.FormatUint(m.GetRefused(), 10),
+		open := strconv.FormatInt(m.GetConnections(), 10)
+		if n := m.GetWaiting(); n > 0 {
+			open += " and " + strconv.FormatInt(n, 10) + " waiting"
+		}
+		t.row(kindText(m.GetKind()), m.GetName(), m.GetLocal(), peer, open, strconv.FormatUint(m.GetAccepted(), 10), strconv.FormatUint(m.GetRefused(), 10),
 			bytesText(m.GetBytesIn()), bytesText(m.GetBytesOut()), sinceText(m.GetSince()), oneLine(m.GetLastError()))
 	}
 	return t.flush()

@@ -27,6 +27,7 @@ type app struct {
 	log *slog.Logger
 
 	errorPrefix string // of an error's line
+	helpError   error  // --help was asked for a command that does not exist
 }
 
 // run parses and runs one command line and returns the exit code.
@@ -39,6 +40,9 @@ func (a *app) run(ctx context.Context, args []string) int {
 	// A line that does not parse must still be answered in the form asked for.
 	a.json = slices.Contains(args, "--json")
 	cmd, err := root.ExecuteContextC(ctx)
+	if err == nil {
+		err = a.helpError
+	}
 	if cmd != nil && strings.HasPrefix(cmd.CommandPath(), "kith p2p") {
 		a.errorPrefix = "Error: " // scripts made for ipfs p2p look for it
 	}
@@ -65,6 +69,16 @@ addressed by who they are; traffic is encrypted and authenticated by their keys.
 		PersistentPreRunE: a.prepare,
 		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
 	}
+	// cobra answers --help before it looks at the words: `kith nosuch --help`
+	// would print the help of kith.
+	help := root.HelpFunc()
+	root.SetHelpFunc(func(cmd *cobra.Command, args []string) {
+		if words := cmd.Flags().Args(); cmd.HasSubCommands() && len(words) > 0 {
+			a.helpError = unknownCommand(cmd, words)
+			return
+		}
+		help(cmd, args)
+	})
 	root.SetVersionTemplate("kith {{.Version}}\n")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usagef("%v; see `%s --help`", err, cmd.CommandPath())

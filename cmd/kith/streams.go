@@ -77,8 +77,12 @@ func closeStreams(ctx context.Context, c *daemon.Client, all bool, args []string
 func printStreams(w io.Writer, streams []*controlv1.Stream) error {
 	t := newTable(w, "ID", "KIND", "NAME", "PEER", "FROM", "TO", "PATH", "IN", "OUT", "AGE", "LAST ERROR")
 	for _, s := range streams {
+		path := via(s.GetPath(), s.GetRelayed())
+		if s.GetWaiting() {
+			path = "waiting for the peer"
+		}
 		t.row(strconv.FormatUint(s.GetId(), 10), kindText(s.GetKind()), s.GetName(), s.GetRemotePeer(), s.GetOriginAddress(),
-			s.GetTargetAddress(), via(s.GetPath(), s.GetRelayed()), bytesText(s.GetBytesIn()), bytesText(s.GetBytesOut()),
+			s.GetTargetAddress(), path, bytesText(s.GetBytesIn()), bytesText(s.GetBytesOut()),
 			sinceText(s.GetSince()), oneLine(s.GetLastError()))
 	}
 	return t.flush()

@@ -17,6 +17,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/crypto"
 	corehost "github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/protocol"
 	libyamux "github.com/libp2p/go-libp2p/p2p/muxer/yamux"
 	"github.com/libp2p/go-libp2p/p2p/net/connmgr"
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
@@ -51,8 +52,12 @@ type Config struct {
 	// UserAgent is what identify tells other peers. Default "kith".
 	UserAgent string
 
+	// Security names the security transports, the preferred one first: TLS
+	// (/tls/1.0.0) and Noise (/noise). Empty: TLS, then Noise.
+	Security []protocol.ID
+
 	// Options are appended to the options that New sets. It is how a test asks
-	// for one security transport, a simulated network or a relay service.
+	// for a simulated network or a relay service.
 	Options []libp2p.Option
 }
 
@@ -109,6 +114,11 @@ func New(cfg Config) (corehost.Host, error) {
 	if cfg.Resolver != nil {
 		opts = append(opts, libp2p.MultiaddrResolver(cfg.Resolver))
 	}
+	security, err := securityOptions(cfg.Security)
+	if err != nil {
+		return nil, errors.Join(err, cm.Close(), rm.Close())
+	}
+	opts = append(opts, security...)
 	h, err := libp2p.New(append(opts, cfg.Options...)...)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("host: %w", err), cm.Close(), rm.Close())

@@ -26,9 +26,10 @@ const (
 // that moves more than 32 MB a second gets a larger one; all of it is counted,
 // and refused above half of a peer's memory limit.
 //
-// yamux has no setting for that floor, but it measures as its first act on a
-// connection: holding back the first write adds to what it measures, and to the
-// set-up of the connection, once.
+// yamux has no setting for that floor, but it measures once, with its first
+// ping: holding that back adds to what is measured, and to the set-up of the
+// connection. (Not the first frame, whatever it is: a stream that identify opens
+// at once may overtake the ping, whose round trip would then be the true one.)
 type muxer struct {
 	internet, lan *libyamux.Transport
 }
@@ -44,10 +45,15 @@ func newMuxer() *muxer {
 
 // NewConn implements network.Multiplexer.
 func (m *muxer) NewConn(c net.Conn, isServer bool, scope network.PeerScope) (network.MuxedConn, error) {
+	t, over := m.internet, c
 	if onLAN(c.RemoteAddr()) {
-		return m.lan.NewConn(&heldBack{Conn: c}, isServer, scope)
+		t, over = m.lan, &heldBack{Conn: c}
 	}
-	return m.internet.NewConn(c, isServer, scope)
+	muxed, err := t.NewConn(over, isServer, scope)
+	if secured, ok := c.(*securedConn); ok && err == nil {
+		secured.watch(muxed)
+	}
+	return muxed, err
 }
 
 func onLAN(a net.Addr) bool {
@@ -55,13 +61,23 @@ func onLAN(a net.Addr) bool {
 	return ok && (t.IP.IsLoopback() || t.IP.IsPrivate() || t.IP.IsLinkLocalUnicast())
 }
 
-// heldBack delays its first write.
+// heldBack delays the first ping that goes through it.
 type heldBack struct {
 	net.Conn
 	once sync.Once
 }
 
-func (h *heldBack) Write(b []byte) (int, error) {
-	h.once.Do(func() { time.Sleep(lanRTT) })
-	return h.Conn.Write(b)
+func (h *heldBack) Write(frame []byte) (int, error) {
+	if isPing(frame) {
+		h.once.Do(func() { time.Sleep(lanRTT) })
+	}
+	return h.Conn.Write(frame)
+}
+
+// isPing says whether a frame of yamux is a ping, not the answer to one. yamux
+// writes a frame at once, its header first: version 0, type, flags (2 bytes),
+// stream (4), value (4); spec.md of go-yamux.
+func isPing(frame []byte) bool {
+	const ping, syn = 2, 1
+	return len(frame) == 12 && frame[0] == 0 && frame[1] == ping && frame[2] == 0 && frame[3] == syn
 }

@@ -32,7 +32,7 @@ func rankDials(addrs []ma.Multiaddr) []network.AddrDelay {
 	var lanTCP, tcp, tcp6 bool
 	for _, a := range ranked {
 		switch {
-		case isRelay(a.Addr) || !isPlainTCP(a.Addr):
+		case IsRelay(a.Addr) || !isPlainTCP(a.Addr):
 		case isLAN(a.Addr):
 			lanTCP = true
 		default:
@@ -43,7 +43,7 @@ func rankDials(addrs []ma.Multiaddr) []network.AddrDelay {
 	for i, a := range ranked {
 		d := &ranked[i].Delay
 		switch lan := isLAN(a.Addr); {
-		case isRelay(a.Addr):
+		case IsRelay(a.Addr):
 		case isPlainTCP(a.Addr):
 			if *d = 0; !lan && tcp6 && !isIP6(a.Addr) {
 				*d = internetHeadStart
@@ -57,7 +57,8 @@ func rankDials(addrs []ma.Multiaddr) []network.AddrDelay {
 	return ranked
 }
 
-func isRelay(a ma.Multiaddr) bool {
+// IsRelay says whether an address leads over a relay.
+func IsRelay(a ma.Multiaddr) bool {
 	_, err := a.ValueForProtocol(ma.P_CIRCUIT)
 	return err == nil
 }
