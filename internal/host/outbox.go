@@ -1,6 +1,7 @@
 package host
 
 import (
+	"errors"
 	"net"
 	"reflect"
 	"sync"
@@ -32,7 +33,8 @@ const (
 	batchCap = batchMax + 64<<10 + 1<<10
 	// record is what TLS encrypts at once; less is one write anyway.
 	record = 16 << 10
-	// farewell bounds how long Close waits for the socket to take what was held.
+	// farewell bounds how long Close waits for the socket to take what was held,
+	// and TLS's last word.
 	farewell = 100 * time.Millisecond
 )
 
@@ -54,6 +56,9 @@ type outbox struct {
 	hold bool    // keep what is written
 	held *[]byte // not written yet; nil when there is nothing
 	err  error   // of a write to the socket; there is none after it
+
+	deadline sync.Mutex // guards leaving, and is held while a deadline is set
+	leaving  bool       // the last write deadline is set
 }
 
 // Write takes the records of the security transport.
@@ -111,14 +116,36 @@ func (o *outbox) release(more bool) error {
 	return o.flush()
 }
 
+// SetWriteDeadline and SetDeadline change nothing for writes after leave.
+func (o *outbox) SetWriteDeadline(t time.Time) error {
+	o.deadline.Lock()
+	defer o.deadline.Unlock()
+	if o.leaving {
+		return nil
+	}
+	return o.Conn.SetWriteDeadline(t)
+}
+
+func (o *outbox) SetDeadline(t time.Time) error {
+	return errors.Join(o.SetReadDeadline(t), o.SetWriteDeadline(t))
+}
+
+// leave ends every write to the socket, under way or to come, after farewell.
+func (o *outbox) leave() {
+	o.deadline.Lock()
+	defer o.deadline.Unlock()
+	if !o.leaving {
+		o.leaving = true
+		_ = o.Conn.SetWriteDeadline(time.Now().Add(farewell))
+	}
+}
+
 // Close writes what is held, if the socket takes it soon, and closes the
 // socket. A write that is under way is cut short.
 func (o *outbox) Close() error {
+	o.leave()
 	if o.mu.TryLock() {
-		if o.held != nil {
-			_ = o.Conn.SetWriteDeadline(time.Now().Add(farewell))
-			_ = o.flush()
-		}
+		_ = o.flush()
 		o.mu.Unlock()
 	}
 	return o.Conn.Close()
@@ -144,6 +171,13 @@ func (c *securedConn) Write(frame []byte) (int, error) {
 		return 0, ferr
 	}
 	return n, err
+}
+
+// Close closes the socket. crypto/tls would give its last word five seconds, and
+// with them a frame that the peer does not take.
+func (c *securedConn) Close() error {
+	c.out.leave()
+	return c.SecureConn.Close()
 }
 
 // watch learns from a muxer whether it has more frames for c.

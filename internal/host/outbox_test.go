@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -200,6 +202,92 @@ func TestOutboxCloseWithAStuckPeer(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestRegressionCloseBesideAStalledPeer: a frame was written after crypto/tls
+// had returned from its Write, so that its Close took the connection for idle
+// and gave the alert, and the frame, five seconds.
+func TestRegressionCloseBesideAStalledPeer(t *testing.T) {
+	for _, id := range defaultSecurity {
+		for _, writing := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, writing %v", id, writing), func(t *testing.T) {
+				near, far := net.Pipe() // holds no byte back
+				under := &patient{Conn: near}
+				c := securedPair(t, id, under, far)
+				wrote := make(chan error, 1)
+				if writing {
+					go func() {
+						_, err := c.Write(make([]byte, 64<<10))
+						wrote <- err
+					}()
+					if _, err := io.ReadFull(far, make([]byte, 1)); err != nil { // it has begun
+						t.Fatal(err)
+					}
+				} else {
+					wrote <- net.ErrClosed
+				}
+				under.longest.Store(0)
+				c.Close()
+				if err := <-wrote; err == nil {
+					t.Error("a write that the peer did not take succeeded")
+				}
+				if l := time.Duration(under.longest.Load()); l > farewell {
+					t.Errorf("a write was given %v", l)
+				}
+			})
+		}
+	}
+}
+
+// patient records the longest time that writes were given.
+type patient struct {
+	net.Conn
+	longest atomic.Int64
+}
+
+func (p *patient) SetWriteDeadline(t time.Time) error {
+	if d := int64(time.Until(t)); d > p.longest.Load() {
+		p.longest.Store(d)
+	}
+	return p.Conn.SetWriteDeadline(t)
+}
+
+func (p *patient) SetDeadline(t time.Time) error {
+	return errors.Join(p.SetWriteDeadline(t), p.SetReadDeadline(t))
+}
+
+// securedPair shakes hands over two ends of a connection and returns the near
+// one; nobody reads from the far one any more.
+func securedPair(t *testing.T, id protocol.ID, near, far net.Conn) net.Conn {
+	t.Helper()
+	mk := newTLS
+	if id == noise.ID {
+		mk = newNoise
+	}
+	key := newKey(t)
+	server, err := mk(id, key, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	farID, err := peer.IDFromPrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, err := mk(id, newKey(t), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() {
+		_, err := server.SecureInbound(t.Context(), far, "")
+		done <- err
+	}()
+	c, err := client.SecureOutbound(t.Context(), near, farID)
+	if err := errors.Join(err, <-done); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { near.Close(); far.Close() })
+	return c
 }
 
 // muxedPair returns two sessions over each security transport, and the socket
