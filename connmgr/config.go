@@ -59,12 +59,17 @@ type Config struct {
 	DialContext func(context.Context, net.Addr) (net.Conn, error)
 	// DialTimeout bounds DialContext; Dial has its own way. Default 30 s.
 	DialTimeout time.Duration
-	// MaxDials is how many dials run at a time. Default 64.
+	// MaxDials is how many dials run at a time. Default 64. Automatic dials and
+	// feelers take three quarters of them at most: the rest is for requests that
+	// somebody made.
 	MaxDials int
 	// MaxRetryDuration caps the pause before a permanent request is dialled
 	// again. Default 5 min.
 	MaxRetryDuration time.Duration
 	// Limits are the engine's gate. The zero value limits nothing, as in btcd.
+	// Under Limits.Outbound.Total there are fewer automatic connections than
+	// TargetOutbound if the listed requests need the places; one that comes when
+	// all are taken waits for the next that is free.
 	Limits Limits
 	// Anchors are dialled once after the start, before anything else: peers of
 	// the last run that are known to be good.
@@ -96,6 +101,7 @@ func (cfg *Config) policy() *requests {
 		retry:    positive(cfg.RetryDuration, defaultRetry),
 		maxRetry: positive(cfg.MaxRetryDuration, defaultMaxRetry),
 		anchors:  cfg.Anchors,
+		places:   int64(max(0, cfg.Limits.Outbound.Total)),
 		random:   rand.Float64,
 	}
 	if cfg.GetNewAddress != nil {
@@ -108,8 +114,10 @@ func (cfg *Config) policy() *requests {
 	if dial == nil {
 		dial = func(_ context.Context, addr net.Addr) (net.Conn, error) { return cfg.Dial(addr) }
 	}
+	dials := or(cfg.MaxDials, defaultMaxDials)
 	return &requests{
-		now: time.Now, dial: dial, table: newTable(t),
+		unasked: max(1, dials-max(1, dials/4)),
+		now:     time.Now, dial: dial, table: newTable(t),
 		source: map[Kind]func() (net.Addr, error){KindAutomatic: cfg.GetNewAddress, KindFeeler: feelers},
 	}
 }

@@ -110,8 +110,16 @@ func (e *Engine[A, C]) enlist(c *Conn[A, C]) {
 	e.pending[c.id] = c
 	if c.permit.direction == Outbound {
 		e.dials++
+		e.occupy(c, 1)
 	}
 	e.begin(&c.task)
+}
+
+// occupy counts a dial, or one that is over (n -1), by its kind; the lock is held.
+func (e *Engine[A, C]) occupy(c *Conn[A, C], n int) {
+	if e.busy[c.dial.Kind] += n; e.busy[c.dial.Kind] == 0 {
+		delete(e.busy, c.dial.Kind)
+	}
 }
 
 // dialOut is the life of an outbound connection, on its goroutine.
@@ -141,6 +149,7 @@ func (e *Engine[A, C]) connect(c *Conn[A, C]) error {
 	unhook := e.onEnd(ctx, func() {
 		e.mu.Lock()
 		e.hung++
+		e.occupy(c, 1)
 		e.mu.Unlock()
 		e.fail(c, ended(c.pending, ctx, e.cfg.DialTimeout, "dial", nil))
 	})
@@ -164,6 +173,7 @@ func (e *Engine[A, C]) connect(c *Conn[A, C]) error {
 	if said {
 		e.mu.Lock()
 		e.hung--
+		e.occupy(c, -1)
 		e.mu.Unlock()
 		e.Wake()
 		return errAbandoned

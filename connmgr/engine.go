@@ -39,7 +39,8 @@ type EngineConfig[A any, C io.Closer] struct {
 	// is cancelled or the engine stops, the context ends and the connection is
 	// closed, so that a read on it returns. What speaks against a connection,
 	// whoever it is, belongs here: it is asked before anyone is evicted for it.
-	// Nil: nothing to do, and there are no pending ones.
+	// Nil: nothing to do, and nobody is pending, but who waits for a victim of
+	// Limits.Evict to close.
 	Establish func(context.Context, C, EstablishInfo[A]) error
 	// Identify names who is at the other end, after Establish: the key for
 	// duplicates and for Explain. Nil or "": unknown.
@@ -146,6 +147,7 @@ type Engine[A any, C io.Closer] struct {
 	conns   map[uint64]*Conn[A, C] // established
 	dials   int                    // outbound ones in pending
 	hung    int                    // dials that are over, but Dial has not returned
+	busy    map[Kind]int           // dials and hung, by kind
 	asking  bool                   // the policy is about to name a dial
 	drops   []drop[A]              // what was dropped meanwhile
 	tasks   map[*task]struct{}
@@ -173,7 +175,7 @@ func NewEngine[A any, C io.Closer](cfg EngineConfig[A, C]) (*Engine[A, C], error
 	if cfg.Group == nil {
 		cfg.Group = AddressGroup
 	}
-	if cfg.Establish == nil {
+	if cfg.Establish == nil && !cfg.Limits.Evict { // nobody waits for anything
 		cfg.Limits.Pending, cfg.Limits.PendingPerHost = 0, 0
 	}
 	e := &Engine[A, C]{
@@ -184,6 +186,7 @@ func NewEngine[A any, C io.Closer](cfg EngineConfig[A, C]) (*Engine[A, C], error
 		gate:    newGate(cfg.Limits),
 		pending: make(map[uint64]*Conn[A, C]),
 		conns:   make(map[uint64]*Conn[A, C]),
+		busy:    make(map[Kind]int),
 		tasks:   make(map[*task]struct{}),
 	}
 	e.ctx, e.stop = context.WithCancelCause(context.Background())
@@ -300,6 +303,16 @@ func (e *Engine[A, C]) Wake() {
 	case e.wake <- struct{}{}:
 	default: // it will ask anyway
 	}
+}
+
+// dialling is how many of MaxDials the dials of these kinds take.
+func (e *Engine[A, C]) dialling(kinds ...Kind) (n int) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, k := range kinds {
+		n += e.busy[k]
+	}
+	return n
 }
 
 // A drop is what Drop was asked for while the policy was naming a dial.

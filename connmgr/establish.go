@@ -173,6 +173,7 @@ func (e *Engine[A, C]) delist(c *Conn[A, C]) {
 	delete(e.pending, c.id)
 	if c.permit.direction == Outbound {
 		e.dials--
+		e.occupy(c, -1)
 	}
 }
 

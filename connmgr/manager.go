@@ -105,10 +105,10 @@ func (cm *ConnManager) Connect(c *ConnReq) { cm.table.connect(c) }
 // one ends. Without GetNewAddress it does nothing.
 func (cm *ConnManager) NewConnReq() { cm.table.more() }
 
-// Disconnect closes the connection of a request. A permanent request is dialled
-// again, after its pause; an automatic one is replaced by another. A request
-// that is not connected is cancelled, unless its connection was closed before
-// and this is the first word about it. An unknown id is ignored.
+// Disconnect closes the connection of a request, which is dialled again if it is
+// permanent, and replaced if it is automatic. A request that is not connected is
+// cancelled, unless its connection was closed before and this is the first word
+// about it; one that was dialled again by then loses that new connection.
 func (cm *ConnManager) Disconnect(id uint64, opts ...ConnOption) { cm.table.disconnect(id, opts) }
 
 // Remove forgets a request, whatever it is doing: its dial is cancelled, its

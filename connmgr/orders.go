@@ -33,6 +33,24 @@ func (t *table) list(e *entry) {
 	if e.kind == KindAutomatic {
 		t.automatic++
 	}
+	if e.is = waiting; e.claims() {
+		t.claims++
+	}
+}
+
+// asked says that somebody made the request, or an anchor did.
+func (e *entry) asked() bool { return e.kind != KindAutomatic && e.kind != KindFeeler }
+
+// claims says that e has a place or waits for one that no automatic connection
+// may take.
+func (e *entry) claims() bool { return e.asked() && e.is != resting }
+
+// line is the queue that e waits in.
+func (t *table) line(e *entry) *queue {
+	if e.asked() {
+		return &t.asked
+	}
+	return &t.queue
 }
 
 // stand says where e stands now.
@@ -40,17 +58,23 @@ func (t *table) stand(e *entry, is standing) {
 	if e.kind == KindAutomatic && e.is == up {
 		t.connected--
 	}
+	if e.claims() {
+		t.claims--
+	}
 	if e.is = is; e.kind == KindAutomatic && is == up {
 		t.connected++
+	}
+	if e.claims() {
+		t.claims++
 	}
 }
 
 // wait queues e for due.
 func (t *table) wait(e *entry, due time.Time) {
-	t.queue.remove(e)
+	t.line(e).remove(e)
 	t.stand(e, waiting)
 	e.due = due
-	t.queue.add(e)
+	t.line(e).add(e)
 }
 
 // rest keeps a failed one-shot request, to be seen and removed.
@@ -62,7 +86,7 @@ func (t *table) rest(e *entry, cause error) {
 
 // drop ends a request's life in the table.
 func (t *table) drop(e *entry, s ConnState) {
-	t.queue.remove(e)
+	t.line(e).remove(e)
 	t.stand(e, resting)
 	delete(t.entries, e.id)
 	if e.kind == KindAutomatic {
@@ -203,10 +227,12 @@ func (t *table) resetBackoff() {
 	for _, e := range t.entries { // those that are being dialled or are up, too
 		e.retries = 0
 	}
-	for _, e := range t.queue {
-		e.due = time.Time{}
+	for _, q := range []queue{t.asked, t.queue} {
+		for _, e := range q {
+			e.due = time.Time{}
+		}
+		q.reorder()
 	}
-	t.queue.reorder()
 }
 
 // stop cancels what is not connected. From here on the table changes only as

@@ -226,7 +226,7 @@ func TestOrdersWhileTheEngineCloses(t *testing.T) {
 	if match == nil || !match(d) || req.State() != ConnPending {
 		t.Fatalf("%v, state %v", match != nil, req.State())
 	}
-	if w.table.dialNow(1, nil); req.State() != ConnPending || len(w.table.queue) != 0 {
+	if w.table.dialNow(1, nil); req.State() != ConnPending || len(w.table.asked) != 0 {
 		t.Fatal("dialled beside the connection that is being closed")
 	}
 	if _, _, _, ok := w.ask(); ok {
@@ -452,7 +452,7 @@ func TestTableAtRandom(t *testing.T) {
 		for id := range w.upAt {
 			w.down(id)
 		}
-		if rest := w.table.requests(); len(rest) != 0 || len(w.table.queue) != 0 {
+		if rest := w.table.requests(); len(rest) != 0 || len(w.table.queue)+len(w.table.asked) != 0 {
 			t.Fatalf("seed %d: after the stop: %+v", seed, rest)
 		}
 		states := []ConnState{ConnCanceled, ConnDisconnected, ConnFailing}

@@ -11,10 +11,12 @@ import (
 // requests is the request table behind a lock: the Policy of the btcd face.
 // The lock is never held while an address is asked for or dialled.
 type requests struct {
-	engine interface { // what the orders reach; set once, before use
+	engine interface { // set once, before use
 		Drop(match func(Dial[target]) bool, cause error) int
 		Wake()
+		dialling(...Kind) int
 	}
+	unasked int // of the engine's dials, how many may be automatic or feelers
 	now    func() time.Time
 	dial   func(context.Context, net.Addr) (net.Conn, error)
 	source map[Kind]func() (net.Addr, error) // where kinds without an address get one
@@ -27,8 +29,10 @@ var _ Policy[target] = (*requests)(nil)
 
 // Next is Policy's.
 func (r *requests) Next(now time.Time) (Dial[target], time.Time, bool) {
+	busy := r.engine.dialling(KindAutomatic, KindFeeler)
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.table.held = busy >= r.unasked
 	return r.table.next(now)
 }
 

@@ -206,7 +206,7 @@ func (r *rig) holdsNothing() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	g := e.gate
-	entries := e.hung + len(g.ids) + len(g.handshake) + len(g.crowd) + len(e.pending) + len(e.conns) + len(e.tasks) + len(e.drops)
+	entries := e.hung + len(g.ids) + len(g.handshake) + len(g.crowd) + len(e.pending) + len(e.conns) + len(e.tasks) + len(e.drops) + len(e.busy)
 	for d := range g.hosts {
 		entries += len(g.hosts[d]) + len(g.prefixes[d]) + len(g.groups[d])
 	}

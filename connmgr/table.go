@@ -59,6 +59,7 @@ type tableConfig struct {
 	retry, maxRetry time.Duration
 	feelers         time.Duration // between two feelers on average; 0: none
 	anchors         []net.Addr
+	places          int64          // for all kinds; 0: no limit
 	random          func() float64 // in [0,1)
 }
 
@@ -67,17 +68,20 @@ type tableConfig struct {
 // nothing. Its owner serialises the calls (see requests).
 //
 // Every kind of connection has slots of its own, refilled by its own kind
-// only. Automatic connections are kept at the target and replaced by new
+// only, and what somebody asked for goes before automatic connections. Automatic connections are kept at the target and replaced by new
 // addresses; permanent requests stay listed until they are removed; a manual
 // request lives as long as its one connection; anchors are dialled once, first
 // of all, and feelers one by one on an interval.
 type table struct {
 	cfg     tableConfig
 	entries map[uint64]*entry
-	queue   queue
+	asked   queue  // what waits of the requests that somebody made
+	queue   queue  // and of automatic ones
+	held    bool   // automatic dials and feelers have to wait for the end of one
 	last    uint64 // id given out last
 	stopped bool   // everything below stays as it is
 
+	claims    int64     // entries somebody asked for that are to be up
 	automatic int64     // entries of KindAutomatic
 	connected int64     // of those, up
 	extra     int64     // asked for on top of the target
@@ -113,8 +117,15 @@ func (t *table) grow(n int) time.Duration {
 	return time.Duration(n) * t.cfg.retry
 }
 
-// wanted is how many automatic connections there should be.
-func (t *table) wanted() int64 { return t.cfg.target + t.extra }
+// wanted is how many automatic connections there should be. They leave places
+// for what somebody asked for.
+func (t *table) wanted() int64 {
+	want := t.cfg.target + t.extra
+	if t.cfg.places > 0 {
+		want = min(want, max(0, t.cfg.places-t.claims))
+	}
+	return want
+}
 
 // outage says that the network seems to be down, or full of peers that do not
 // keep a connection: automatic replacements then wait RetryDuration.
@@ -124,6 +135,12 @@ func (t *table) outage() bool { return max(t.failures, t.shorts) >= maxFailures 
 func (t *table) next(now time.Time) (Dial[target], time.Time, bool) {
 	if t.stopped {
 		return Dial[target]{}, time.Time{}, false
+	}
+	if len(t.asked) > 0 && !t.asked[0].due.After(now) {
+		return t.dial(t.asked[0]), time.Time{}, true
+	}
+	if t.held {
+		return Dial[target]{}, t.wake(), false
 	}
 	for len(t.queue) > 0 && !t.queue[0].due.After(now) {
 		e := t.queue[0]
@@ -175,6 +192,12 @@ func (t *table) wake() time.Time {
 			wake = at
 		}
 	}
+	if len(t.asked) > 0 {
+		sooner(t.asked[0].due)
+	}
+	if t.held { // the end of a dial wakes the engine
+		return wake
+	}
 	if len(t.queue) > 0 {
 		sooner(t.queue[0].due)
 	}
@@ -189,7 +212,7 @@ func (t *table) wake() time.Time {
 
 // dial hands e to the engine.
 func (t *table) dial(e *entry) Dial[target] {
-	t.queue.remove(e)
+	t.line(e).remove(e)
 	t.stand(e, dialling)
 	e.try++
 	d := Dial[target]{Target: target{req: e.req, try: e.try}, Kind: e.kind, Tag: e.id}

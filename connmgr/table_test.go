@@ -140,7 +140,7 @@ func (w *tableWorld) coherent() {
 		return
 	}
 	t := w.table
-	automatic, connected, queued, feelers := int64(0), int64(0), 0, 0
+	automatic, connected, claims, queued, feelers := int64(0), int64(0), int64(0), 0, 0
 	for id, e := range t.entries {
 		if e.id != id || e.req.ID() != id {
 			w.t.Fatalf("entry %d has id %d, its request %d", id, e.id, e.req.ID())
@@ -154,13 +154,16 @@ func (w *tableWorld) coherent() {
 		case KindFeeler:
 			feelers++
 		}
+		if e.claims() {
+			claims++
+		}
 		inQueue := e.at >= 0
 		if inQueue != (e.is == waiting) {
 			w.t.Fatalf("request %d is %d and in the queue: %v", id, e.is, inQueue)
 		}
 		if inQueue {
 			queued++
-			if t.queue[e.at] != e {
+			if (*t.line(e))[e.at] != e {
 				w.t.Fatalf("request %d is not at %d in the queue", id, e.at)
 			}
 		}
@@ -172,8 +175,8 @@ func (w *tableWorld) coherent() {
 			w.t.Fatalf("request %d, standing %d, says it is %v", id, e.is, e.req.State())
 		}
 	}
-	if automatic != t.automatic || connected != t.connected || queued != len(t.queue) || feelers > 1 || (t.feeler != nil) != (feelers == 1) {
-		w.t.Fatalf("%d automatic, %d of them up, counted %d, %d; %d queued of %d; %d feelers", automatic, connected, t.automatic, t.connected, queued, len(t.queue), feelers)
+	if automatic != t.automatic || connected != t.connected || claims != t.claims || queued != len(t.queue)+len(t.asked) || feelers > 1 || (t.feeler != nil) != (feelers == 1) {
+		w.t.Fatalf("%d automatic, %d of them up, counted %d, %d; %d claims, counted %d; %d queued of %d; %d feelers", automatic, connected, t.automatic, t.connected, claims, t.claims, queued, len(t.queue)+len(t.asked), feelers)
 	}
 	if len(t.late) > maxLate || len(t.flaps.by) > maxFlaps {
 		w.t.Fatalf("%d late, %d flaps", len(t.late), len(t.flaps.by))
