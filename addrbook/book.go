@@ -240,6 +240,13 @@ func (b *Book) Failed(a address.NodeAddress, retry time.Time) bool {
 	return b.entry(a, func(c *core, e *entry, now stamp) { c.failed(e, stampOf(retry), now) })
 }
 
+// Refused notes that the connection which Good told of ended at once, so that the
+// dial counts as failed after all: for the failures-th time in a row. retry is as
+// for Failed. The address stays verified.
+func (b *Book) Refused(a address.NodeAddress, failures int, retry time.Time) bool {
+	return b.entry(a, func(c *core, e *entry, now stamp) { c.refused(e, failures, stampOf(retry), now) })
+}
+
 // Good notes that a handshake proved the peer to be at an address. It is
 // verified from now on, and moves to the tried addresses; when its slot there
 // is taken by another that worked, Feeler decides.

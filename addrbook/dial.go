@@ -230,6 +230,13 @@ func (c *core) failed(e *entry, retry, now stamp) {
 	}
 }
 
+// refused notes that what good told of did not last: the address has failed so
+// many times in a row.
+func (c *core) refused(e *entry, failures int, retry, now stamp) {
+	e.failures = uint16(max(0, min(failures-1, 1<<16-1)))
+	c.failed(e, retry, now)
+}
+
 // good notes that a handshake proved who is there.
 func (c *core) good(e *entry, now stamp) {
 	defer c.sweep(now)

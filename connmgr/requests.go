@@ -17,9 +17,9 @@ type requests struct {
 		dialling(...Kind) int
 	}
 	unasked int // of the engine's dials, how many may be automatic or feelers
-	now    func() time.Time
-	dial   func(context.Context, net.Addr) (net.Conn, error)
-	source map[Kind]func() (net.Addr, error) // where kinds without an address get one
+	now     func() time.Time
+	dial    func(context.Context, net.Addr) (net.Conn, error)
+	source  map[Kind]func() (net.Addr, error) // where kinds without an address get one
 
 	mu    sync.Mutex
 	table *table // guarded by mu

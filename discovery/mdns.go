@@ -1,17 +1,15 @@
-// Package discovery finds peers. Each source tells what it learns to a
-// function of the caller and decides nothing: whether to remember or to dial
-// is the node's business. Nothing public is joined.
-//
-// Today there is one source: multicast DNS, for nodes on the same network.
 package discovery
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"sync"
 
+	"github.com/kith-p2p/kith/address"
+	"github.com/kith-p2p/kith/addrbook"
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/p2p/discovery/mdns"
@@ -44,6 +42,39 @@ func MDNS(h host.Host, log *slog.Logger, found func(peer.AddrInfo)) (io.Closer, 
 		return nil, errors.Join(fmt.Errorf("discovery: mDNS: %w", err), s.Close())
 	}
 	return s, nil
+}
+
+// NewMDNS returns the source "mdns": MDNS for as long as it runs. Where there is
+// no interface that can multicast its Run fails, and a Mix tries again later. A
+// nil log logs nothing.
+func NewMDNS(h host.Host, log *slog.Logger) Source { return &mdnsSource{h, logger(log)} }
+
+type mdnsSource struct {
+	host host.Host
+	log  *slog.Logger
+}
+
+func (s *mdnsSource) Name() string { return "mdns" }
+
+func (s *mdnsSource) Run(ctx context.Context, learn func([]Found)) error {
+	running, err := MDNS(s.host, s.log, func(p peer.AddrInfo) { learn(heard(p)) })
+	if err != nil {
+		return err
+	}
+	<-ctx.Done()
+	return running.Close()
+}
+
+// heard is an announcement as addresses. Those that have no form of ours are
+// left out.
+func heard(p peer.AddrInfo) []Found {
+	var found []Found
+	for _, m := range p.Addrs {
+		if a, err := fromParts(p.ID, m); err == nil {
+			found = append(found, Found{a, addrbook.Source{Kind: addrbook.MDNS, Protocol: address.Libp2p}})
+		}
+	}
+	return found
 }
 
 type notifee struct {

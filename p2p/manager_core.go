@@ -45,6 +45,9 @@ const (
 	anchorAge = time.Minute
 	// pickTries bounds how often the book is asked for a random pick at a time.
 	pickTries = 8
+	// A session of ours that ends sooner than MinRetryTime did not live: its dial
+	// counts as failed. These bound that.
+	leastLife, mostLife = time.Second, time.Minute
 	// refusedPause is how long a peer rests that our own gate did not let us
 	// dial: it did nothing wrong, but the same dial would be refused again.
 	refusedPause = 15 * time.Second
@@ -58,7 +61,10 @@ type session struct {
 	address   NodeAddress // what was dialled; zero if inbound
 	remote    Endpoint    // where it came from, or what was dialled
 	kith      bool        // the other side is kith, too, and keeps the same of two connections
+	replaces  uint64      // an inbound one: the session of the same peer that has fallen silent
 	since     time.Time
+	failures  int       // of what was dialled, in a row, before it arrived
+	notBefore time.Time // of the next dial: the session did not live
 	ready     bool
 	evict     error // why it has to go; nil: it may stay
 	evicting  bool  // its end is on the way

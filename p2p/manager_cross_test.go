@@ -273,7 +273,7 @@ func TestStaleSessionsAreIgnored(t *testing.T) {
 	if _, err := m.admit(first); err != nil || !m.sessionReady(id, 1, nil) {
 		t.Fatal(err)
 	}
-	m.sessionDown(id, 1)
+	m.sessionDown(id, 1, nil)
 	if m.Status(id) != PeerStatusDown {
 		t.Fatal("not down")
 	}
@@ -281,11 +281,11 @@ func TestStaleSessionsAreIgnored(t *testing.T) {
 	if _, err := m.admit(second); err != nil {
 		t.Fatal(err)
 	}
-	m.sessionDown(id, 1)
+	m.sessionDown(id, 1, nil)
 	if m.sessionReady(id, 1, nil) || !m.sessionReady(id, 2, nil) || m.Status(id) != PeerStatusUp {
 		t.Fatal("the old session's reports count")
 	}
-	m.sessionDown(id, 1)
+	m.sessionDown(id, 1, nil)
 	if m.Status(id) != PeerStatusUp {
 		t.Fatal("the old session's end ended the new one")
 	}

@@ -1,8 +1,10 @@
 package p2p
 
 import (
+	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/kith-p2p/kith/connmgr"
@@ -44,6 +46,9 @@ func (c *managerCore) dialled(a NodeAddress, s session, now time.Time) (supersed
 		if c.full() && !c.replace(from, id) {
 			return 0, fmt.Errorf("%w (%d)", ErrTooManyPeers, c.o.MaxConnected)
 		}
+	}
+	if e, ok := c.book.Entry(a); ok {
+		s.failures = e.Failures
 	}
 	c.book.Good(a)
 	return c.connect(id, s, old, now), nil
@@ -127,11 +132,18 @@ func (c *managerCore) leaving() bool {
 
 // cross decides between two connections to one peer. Two kith nodes keep the
 // one that the smaller NodeID dialled, so that both keep the same; towards
-// others the first stays. It returns the session that has to go.
+// others the first stays. But a session from which nothing comes any more makes
+// room for an inbound one, whose handshake has just proved that it is the peer: who
+// restarts must not be kept out until a ping times out. Since the new one is not
+// silent, that happens once in a ping interval at most. It returns the session
+// that has to go.
 func (c *managerCore) cross(id NodeID, s session) (old *session, err error) {
 	old = c.connected[id]
 	if old == nil {
 		return nil, nil
+	}
+	if s.direction == connmgr.Inbound && s.replaces != 0 && s.replaces == old.number {
+		return old, nil
 	}
 	smaller := connmgr.Outbound // the direction that stays
 	if id < c.self {
@@ -181,14 +193,35 @@ func (c *managerCore) ready(id NodeID, s *session, channels ChannelIDSet) {
 	c.updates = append(c.updates, PeerUpdate{NodeID: id, Status: PeerStatusUp, Channels: channels})
 }
 
+// lost is disconnected for a session that the Router saw end. One that we dialled
+// and that did not live, because the peer refused us after the handshake or did
+// what no connection survives, counts as one more failed dial: the peer rests as
+// after that. What we ended for reasons of our own does not count.
+func (c *managerCore) lost(id NodeID, s *session, cause error, now time.Time) {
+	ours := slices.ContainsFunc(ownReasons, func(why error) bool { return errors.Is(cause, why) })
+	if !ours && s.direction == connmgr.Outbound && now.Sub(s.since) < min(max(c.o.MinRetryTime, leastLife), mostLife) {
+		failures := s.failures + 1
+		if d := c.o.retryDelay(uint32(min(failures, math.MaxInt32)), c.isPersistent[id], c.o.Rand()); d != retryNever {
+			s.notBefore = now.Add(d)
+		}
+		c.book.Refused(s.address, failures, s.notBefore)
+	}
+	c.disconnected(id, s, now)
+}
+
+// ownReasons are those for which we end sessions that did nothing wrong.
+var ownReasons = []error{
+	ErrEvicted, ErrSuperseded, connmgr.ErrEvicted, connmgr.ErrStopped, connmgr.ErrDropped, connmgr.ErrClosed,
+}
+
 // disconnected forgets a session.
 func (c *managerCore) disconnected(id NodeID, s *session, now time.Time) {
 	c.end(id, s)
 	delete(c.upgrading, id)
 	c.book.Disconnected(id)
-	var notBefore time.Time
-	if c.o.DisconnectCooldownPeriod > 0 {
-		notBefore = now.Add(c.o.DisconnectCooldownPeriod)
+	notBefore := s.notBefore
+	if rested := now.Add(c.o.DisconnectCooldownPeriod); c.o.DisconnectCooldownPeriod > 0 && rested.After(notBefore) {
+		notBefore = rested
 	}
 	if d, dialing := c.dialing[id]; dialing {
 		d.notBefore = notBefore

@@ -64,6 +64,7 @@ type arrival struct {
 	kind      connmgr.Kind
 	remote    Endpoint
 	kith      bool
+	replaces  uint64 // the session of the same peer that may go for it; 0: none
 }
 
 // screen says whether anything speaks against an inbound connection whose
@@ -94,7 +95,7 @@ func (m *PeerManager) admit(a arrival) (superseded uint64, err error) {
 }
 
 func (a arrival) session() session {
-	return session{number: a.number, direction: a.direction, kind: a.kind, remote: a.remote, kith: a.kith}
+	return session{number: a.number, direction: a.direction, kind: a.kind, remote: a.remote, kith: a.kith, replaces: a.replaces}
 }
 
 // sessionReady is Ready for one session. It says whether that is the current one.
@@ -108,11 +109,11 @@ func (m *PeerManager) sessionReady(id NodeID, number uint64, channels ChannelIDS
 	return current
 }
 
-// sessionDown is Disconnected for one session.
-func (m *PeerManager) sessionDown(id NodeID, number uint64) {
+// sessionDown is Disconnected for one session, with why it ended.
+func (m *PeerManager) sessionDown(id NodeID, number uint64, cause error) {
 	m.do(func(c *managerCore, now time.Time) {
 		if s := c.connected[id]; s != nil && s.number == number {
-			c.disconnected(id, s, now)
+			c.lost(id, s, cause, now)
 		}
 	})
 }

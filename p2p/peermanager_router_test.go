@@ -54,7 +54,7 @@ func (g *engineRig) start(t *testing.T) {
 			g.m.sessionReady(c.Dial().Target.address.NodeID, c.ID(), nil)
 		},
 		Disconnected: func(c *connmgr.Conn[dialTarget, *testConn], _ error) {
-			g.m.sessionDown(c.Dial().Target.address.NodeID, c.ID())
+			g.m.sessionDown(c.Dial().Target.address.NodeID, c.ID(), connmgr.ErrClosed)
 		},
 	}
 	engine, err := connmgr.NewEngine(cfg)

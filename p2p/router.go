@@ -191,7 +191,7 @@ func NewRouter(o RouterOptions) (*Router, error) {
 	r.channels.Store(&map[ChannelID]*channelCore{})
 	r.peers.Store(&map[NodeID]*remote{})
 	cfg := connmgr.EngineConfig[dialTarget, *link]{
-		Policy: dialPolicy{r.pm}, Dial: r.dial, Stop: r.closeTransports,
+		Policy: routerPolicy{dialPolicy{r.pm}, r}, Dial: r.dial, Stop: r.closeTransports,
 		Establish: r.establish, Identify: func(l *link) string { return string(l.info.NodeID) }, Admit: r.admit,
 		RemoteIP:  func(l *link) netip.Addr { return ipOf(l.conn.RemoteEndpoint()) },
 		Connected: r.connected, Disconnected: r.disconnected,
@@ -207,7 +207,7 @@ func NewRouter(o RouterOptions) (*Router, error) {
 			if err != nil {
 				return nil, err
 			}
-			return &link{conn: conn, transport: t}, nil
+			return &link{conn: conn, transport: t, ending: r.ending}, nil
 		})
 	}
 	engine, err := connmgr.NewEngine(cfg)
@@ -323,7 +323,7 @@ func (r *Router) evict(ctx context.Context) {
 		r.counters.evicted.Add(1)
 		r.o.Logger.Info("closing a peer", "peer", id, "cause", cause)
 		// On its own: a Close that takes its time delays no other.
-		r.inBackground(func() { r.engine.Close(number, cause) })
+		r.inBackground(func() { r.end(number, cause) })
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/kith-p2p/kith/address"
 	"github.com/kith-p2p/kith/connmgr"
@@ -35,14 +36,34 @@ type link struct {
 	conn      Connection
 	transport Transport
 	info      NodeInfo     // what the peer said, once the handshake proved who it is
+	key       PubKey       // the peer's, proved
 	calls     ChannelIDSet // on which both sides announced requests
+	stale     uint64       // the session of the same peer that has fallen silent; 0: none
+	ending    <-chan struct{}
+	peer      atomic.Pointer[NodeID]   // who it is, for say; set when that is proved
+	farewell  atomic.Pointer[farewell] // what the peer is told at the end
 	once      sync.Once
 	err       error
 }
 
-// Close closes the connection, once.
+// Close closes the connection, once, and tells the peer why if there is a reason
+// to tell and its transport can.
 func (l *link) Close() error {
-	l.once.Do(func() { l.err = l.conn.Close() })
+	l.once.Do(func() {
+		last := l.farewell.Load()
+		select {
+		case <-l.ending:
+			if last == nil {
+				last = &farewell{reason: farewellOf(ErrClosed)}
+			}
+		default:
+		}
+		if c, ok := l.conn.(ReasonCloser); ok && last != nil {
+			l.err = c.CloseWithReason(last.reason, last.peers)
+			return
+		}
+		l.err = l.conn.Close()
+	})
 	return l.err
 }
 
@@ -68,11 +89,11 @@ func (r *Router) dial(ctx context.Context, target dialTarget) (*link, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &link{conn: conn, transport: t}, nil
+	return &link{conn: conn, transport: t, ending: r.ending}, nil
 }
 
 // establish is the engine's: the handshake, and every check of who it is.
-func (r *Router) establish(ctx context.Context, l *link, at connmgr.EstablishInfo[dialTarget]) error {
+func (r *Router) establish(ctx context.Context, l *link, at connmgr.EstablishInfo[dialTarget]) (err error) {
 	remote := l.conn.RemoteEndpoint()
 	if f := r.o.FilterPeerByIP; f != nil && len(remote.IP) > 0 {
 		if err := f(ctx, remote.IP, remote.Port); err != nil {
@@ -88,7 +109,14 @@ func (r *Router) establish(ctx context.Context, l *link, at connmgr.EstablishInf
 	if err != nil {
 		return fmt.Errorf("p2p: handshake with %v: %w", remote, err)
 	}
+	defer func() {
+		if err != nil {
+			r.say(l, err)
+		}
+	}()
 	id := key.NodeID()
+	l.key = key
+	l.peer.Store(&id)
 	expected := at.Dial.Target.address.NodeID
 	switch {
 	case id == r.o.NodeInfo.NodeID:
@@ -113,7 +141,10 @@ func (r *Router) establish(ctx context.Context, l *link, at connmgr.EstablishInf
 		}
 	}
 	if at.Direction == connmgr.Inbound {
-		err := r.pm.screen(arrival{id: id, number: at.ID, direction: at.Direction, remote: remote, kith: info.Extensions.Kith})
+		l.stale = r.staleSession(id)
+		err := r.pm.screen(arrival{
+			id: id, number: at.ID, direction: at.Direction, remote: remote, kith: info.Extensions.Kith, replaces: l.stale,
+		})
 		if err != nil {
 			return err
 		}
@@ -149,16 +180,33 @@ func (l *link) channelLimits(mine NodeInfo, channels map[ChannelID]*channelCore)
 	return limits
 }
 
+// staleSession is the session of a peer that is up, but from which nothing came
+// for so long that it is probably half open: the peer restarted, say, and nobody
+// told us. 0: there is none.
+func (r *Router) staleSession(id NodeID) uint64 {
+	p := (*r.peers.Load())[id]
+	if p == nil {
+		return 0
+	}
+	if s, ok := p.conn.Raw().conn.(StaleTeller); ok && s.Stale() {
+		return p.number
+	}
+	return 0
+}
+
 // admit is the engine's last word, which is the PeerManager's.
 func (r *Router) admit(l *link, at connmgr.EstablishInfo[dialTarget]) error {
 	superseded, err := r.pm.admit(arrival{
 		id: l.info.NodeID, number: at.ID, direction: at.Direction, dialled: at.Dial.Target.address, kind: at.Dial.Kind,
-		remote: l.conn.RemoteEndpoint(), kith: l.info.Extensions.Kith,
+		remote: l.conn.RemoteEndpoint(), kith: l.info.Extensions.Kith, replaces: l.stale,
 	})
+	if err != nil {
+		r.say(l, err)
+	}
 	if superseded != 0 {
 		// Not from here: the end of a connection is told to the policy, and this
 		// must not block.
-		r.inBackground(func() { r.engine.Close(superseded, ErrSuperseded) })
+		r.inBackground(func() { r.end(superseded, ErrSuperseded) })
 	}
 	return err
 }
@@ -168,6 +216,7 @@ func (r *Router) connected(c *connmgr.Conn[dialTarget, *link]) {
 	l := c.Raw()
 	p, err := r.addPeer(c)
 	if err != nil {
+		r.say(l, err)
 		_ = c.CloseWith(err)
 		return
 	}
@@ -176,6 +225,7 @@ func (r *Router) connected(c *connmgr.Conn[dialTarget, *link]) {
 	defer r.removePeer(p)
 	r.learn(p)
 	if !r.pm.sessionReady(p.id, p.number, p.channels) {
+		r.say(l, ErrSuperseded)
 		_ = c.CloseWith(ErrSuperseded)
 		p.end()
 		return
@@ -212,12 +262,17 @@ func (r *Router) protect(t Transport, id NodeID) {
 func (r *Router) disconnected(c *connmgr.Conn[dialTarget, *link], cause error) {
 	id := c.Raw().info.NodeID
 	r.o.Logger.Info("peer down", "peer", id, "cause", cause)
-	r.pm.sessionDown(id, c.ID())
+	r.pm.sessionDown(id, c.ID(), cause)
 }
 
 // learn notes what a new peer says of where it and we are.
 func (r *Router) learn(p *remote) {
 	at := p.conn.Raw().conn.RemoteEndpoint()
+	// The key is the libp2p ID, too: from now on libp2p addresses of the peer are
+	// complete without one.
+	if err := r.pm.book.SetPeerID(p.conn.Raw().key.PeerID()); err != nil {
+		r.o.Logger.Warn("the peer's libp2p ID is not kept", "peer", p.id, "err", err)
+	}
 	if seen, err := netip.ParseAddr(p.info.Extensions.Observed); err == nil {
 		r.pm.observedAt(at, seen)
 	}

@@ -103,10 +103,14 @@ func (p *remote) end() {
 	}
 }
 
-// closeCause turns an end into a reason.
+// closeCause turns an end into a reason. What the transport knows of it (such as
+// *mconn.GoodbyeError and *mconn.RefusedError) stays within.
 func closeCause(err error) error {
-	if errors.Is(err, io.EOF) {
+	if err == io.EOF {
 		return ErrPeerClosed
+	}
+	if errors.Is(err, io.EOF) {
+		return fmt.Errorf("%w: %w", ErrPeerClosed, err)
 	}
 	return fmt.Errorf("p2p: connection lost: %w", err)
 }

@@ -93,6 +93,25 @@ type ChannelLimits interface {
 // may be called by any goroutine, after Close too.
 type Recycler interface{ Recycle(message []byte) }
 
+// A ReasonCloser is a Connection that can tell its peer why it closes, and whom
+// else the peer may try (NodeAddress URLs). Both are for the peer to read, nothing
+// is promised. Otherwise it is Close: it may block for a moment (mconn: a quarter
+// of a second) when the peer takes nothing in, it may be called before the
+// handshake is done and more than once, and after it or Close both do nothing. The
+// Router calls it when it ends a session for a reason of its own. The peer's
+// ReceiveMessage returns an error that matches io.EOF and holds the reason.
+type ReasonCloser interface {
+	CloseWithReason(reason string, peers []string) error
+}
+
+// A StaleTeller is a Connection that knows how long its peer is ever silent while
+// it lives (mconn: a ping interval). Stale reports that nothing came for longer,
+// so that the other end is probably gone. An inbound connection of the same peer
+// then takes the place of this one. It does not block.
+type StaleTeller interface {
+	Stale() bool
+}
+
 // DefaultMaxMessage is the largest message of a channel whose descriptor says
 // nothing else: 1 MiB.
 const DefaultMaxMessage = 1 << 20

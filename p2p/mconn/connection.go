@@ -60,9 +60,11 @@ type Connection struct {
 	closed chan struct{} // closed with cause set
 	cause  error
 
-	start time.Time
-	read  readStats
-	wrote writeStats
+	start  time.Time
+	read   readStats
+	wrote  writeStats
+	faults faultCounts  // of the transport, or of this connection alone
+	fault  atomic.Int64 // 1 + what the peer did wrong, by faultOf; 0: nothing yet
 }
 
 var (
@@ -70,6 +72,8 @@ var (
 	_ p2p.ChunkSender   = (*Connection)(nil)
 	_ p2p.ChannelLimits = (*Connection)(nil)
 	_ p2p.Recycler      = (*Connection)(nil)
+	_ p2p.ReasonCloser  = (*Connection)(nil)
+	_ p2p.StaleTeller   = (*Connection)(nil)
 )
 
 // NewConnection makes a connection of a stream that is already there, dialled or
@@ -88,11 +92,12 @@ func NewConnection(nc net.Conn, opts Options) (*Connection, error) {
 		pongWanted: make(chan struct{}, 1),
 		kept:       make(chan struct{}),
 		turn:       turn{wake: make(chan struct{}, 1)}, saidGoodbye: make(chan struct{}),
-		closed: make(chan struct{}),
+		closed: make(chan struct{}), faults: newFaultCounts(),
 	}
 	c.pongTimer = time.AfterFunc(time.Hour, c.pongMissing)
 	c.pongTimer.Stop()
 	c.in = newReader(nc, &c.read)
+	c.in.clock = c.clock
 	c.in.noise = c.channels.quiet
 	if opts.RecvRate > 0 {
 		c.in.limit = newBucket(float64(opts.RecvRate), float64(opts.RecvRate)/10, time.Now())
@@ -143,6 +148,13 @@ const goodbyeTimeout = 250 * time.Millisecond
 // for it. What is buffered goes out first. It blocks for at most a quarter of a
 // second; the goodbye is lost if the peer takes nothing in for so long.
 func (c *Connection) CloseWithReason(reason string, peers []string) error {
+	c.tell(reason, peers)
+	return c.Close()
+}
+
+// tell says goodbye to a kith node, once, and returns when that is written, or
+// after goodbyeTimeout.
+func (c *Connection) tell(reason string, peers []string) {
 	encoded := appendGoodbye(nil, reason, peers)
 	if c.ready.Load() && c.kith && c.goodbye.CompareAndSwap(nil, &encoded) {
 		// Whoever writes gives up by then.
@@ -156,13 +168,28 @@ func (c *Connection) CloseWithReason(reason string, peers []string) error {
 		case <-c.closed:
 		}
 	}
-	return c.Close()
+}
+
+// Stale reports that nothing came from the peer for a quarter longer than
+// PingInterval, although a pong should have: it may be gone without a word. It
+// does not block. A connection that is slowed down by RecvRate is never stale.
+func (c *Connection) Stale() bool {
+	if !c.ready.Load() || c.throttled.Load() {
+		return false
+	}
+	silent := time.Duration(c.clock() - c.read.heard.Load())
+	return silent > c.opts.PingInterval+c.opts.PingInterval/4
 }
 
 // fail ends the connection for a reason; the first one stays.
 func (c *Connection) fail(cause error) {
 	c.once.Do(func() {
 		c.cause = cause
+		shaking := c.began.Load() && !c.ready.Load() && !c.here.Load()
+		if i := faultOf(cause, shaking); i >= 0 {
+			c.fault.Store(int64(i) + 1)
+			c.faults[i].Add(1)
+		}
 		close(c.closed)
 		_ = c.nc.Close()
 		c.pongTimer.Stop()
@@ -235,7 +262,7 @@ func (c *Connection) shake(ctx context.Context, info p2p.NodeInfo, key p2p.PrivK
 		return p2p.NodeInfo{}, p2p.PubKey{}, ErrHandshake
 	}
 	if id := key.Public().NodeID(); info.NodeID != id || id == "" {
-		c.fail(io.EOF)
+		_ = c.Close()
 		return p2p.NodeInfo{}, p2p.PubKey{}, fmt.Errorf("%w: our own is of %q, our key of %q", ErrNodeInfo, info.NodeID, id)
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.opts.HandshakeTimeout)

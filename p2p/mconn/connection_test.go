@@ -304,7 +304,25 @@ func TestFaults(t *testing.T) {
 				t.Errorf("received %v, sent %v", err, sendErr)
 			}
 			victim.Close()
+			counted(t, victim.Stats().Faults, c.want)
 		})
+	}
+}
+
+// counted checks that an end with this error has counted one fault, or none if it
+// is no fault.
+func counted(t *testing.T, f Faults, want error) {
+	t.Helper()
+	n, total := int64(0), int64(0)
+	if i := faultOf(want, false); i >= 0 {
+		counts := newFaultCounts()
+		counts[i].Store(1)
+		if total = 1; f == counts.faults() {
+			n = 1
+		}
+	}
+	if f.Total() != total || n != total {
+		t.Errorf("%v counted as %+v", want, f)
 	}
 }
 

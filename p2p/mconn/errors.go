@@ -44,13 +44,23 @@ var (
 	// ErrUnknownChannel says that a message came on a channel we do not have.
 	ErrUnknownChannel = errors.New("mconn: message on a channel we do not have")
 	// ErrMessageTooLarge says that a message is above its channel's capacity.
-	ErrMessageTooLarge = errors.New("mconn: message above its channel's capacity")
+	// It matches p2p.ErrMessageTooLarge.
+	ErrMessageTooLarge error = &alias{"mconn: message above its channel's capacity", p2p.ErrMessageTooLarge}
 	// ErrFlood says that pings, pongs and empty packets came faster than any
 	// honest peer sends them: 1,000 at once, 100 a second after that.
 	ErrFlood = errors.New("mconn: flooded with packets that carry nothing")
 	// ErrPongTimeout says that a ping was not answered in time.
 	ErrPongTimeout = errors.New("mconn: the peer did not answer a ping in time")
 )
+
+// alias is a sentinel of this package that matches one of p2p's.
+type alias struct {
+	text string
+	of   error
+}
+
+func (e *alias) Error() string { return e.text }
+func (e *alias) Unwrap() error { return e.of }
 
 // errClosedHere is the end of a handshake that we closed.
 var errClosedHere = fmt.Errorf("closed here: %w", io.EOF)

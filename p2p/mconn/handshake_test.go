@@ -235,7 +235,7 @@ func TestHalfHandshakes(t *testing.T) {
 	for name, opts := range modes {
 		for side, in := range transcripts(t, opts) {
 			for n := range in {
-				_, err := replay(t, side, opts, bytes.NewReader(in[:n]))
+				victim, err := replay(t, side, opts, bytes.NewReader(in[:n]))
 				shook, ok := errors.AsType[*HandshakeError](err)
 				if !ok || !errors.Is(err, io.EOF) {
 					t.Fatalf("%s, %d bytes: %v", name, n, err)
@@ -251,6 +251,9 @@ func TestHalfHandshakes(t *testing.T) {
 				}
 				if !strings.Contains(err.Error(), "closed the connection") {
 					t.Fatal(err)
+				}
+				if f := victim.Stats().Faults; f != (Faults{Cut: 1}) {
+					t.Fatalf("%s, %d bytes: %+v", name, n, f)
 				}
 			}
 		}
@@ -290,7 +293,11 @@ func TestSlowHandshakes(t *testing.T) {
 			defer cancel()
 			start := time.Now()
 			key := seeded(t, 3)
-			_, _, err := connect(t, x, Options{}).Handshake(ctx, infoOf(key), key)
+			victim := connect(t, x, Options{})
+			_, _, err := victim.Handshake(ctx, infoOf(key), key)
+			if f := victim.Stats().Faults; f != (Faults{Late: 1}) {
+				t.Errorf("%s: %+v", name, f)
+			}
 			if took := time.Since(start); took != c.want || !errors.Is(err, c.cause) {
 				t.Errorf("%s: %v after %v, want %v after %v", name, err, took, c.cause, c.want)
 			}
@@ -495,6 +502,7 @@ func TestEvilPeers(t *testing.T) {
 			if _, ok := errors.AsType[*HandshakeError](err); err != nil && !ok {
 				t.Errorf("%T", err)
 			}
+			counted(t, victim.Stats().Faults, c.want)
 		})
 	}
 }

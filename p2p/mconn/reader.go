@@ -30,6 +30,7 @@ type reader struct {
 	cipher frameCipher
 	noise  func() error // for a frame that holds nothing
 
+	clock func() int64              // of the connection
 	limit bucket                    // of bytes read; its zero value does not limit
 	debt  time.Duration             // until the next read
 	pause func(time.Duration) error // waits; set with a limit
@@ -57,6 +58,7 @@ type reader struct {
 type readStats struct {
 	bytes, frames, reads, packets, messages atomic.Int64
 	pings, pongs                            atomic.Int64
+	heard                                   atomic.Int64 // when something came last, by the connection's clock
 }
 
 func newReader(conn net.Conn, stats *readStats) *reader {
@@ -116,6 +118,9 @@ func (r *reader) fill(n int) error {
 	r.w += k
 	r.bytes += int64(k)
 	r.stats.reads.Add(1)
+	if k > 0 && r.clock != nil {
+		r.stats.heard.Store(r.clock())
+	}
 	r.filled = r.w == len(r.sealed)
 	if k < sealedSizes[0] {
 		r.quiet++

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/kith-p2p/kith/p2p"
@@ -156,6 +157,9 @@ func (c *Connection) ReceiveMessage() (p2p.ChannelID, []byte, error) {
 func (c *Connection) ended(err error) error {
 	if err = ending(err); errors.Is(err, io.EOF) && !c.kith && c.in.frames == c.shaken && c.in.r == c.in.w {
 		err = &RefusedError{Own: c.own, Peer: c.peer}
+	}
+	if c.kith && !c.isClosed() && tellable(err) {
+		c.tell("you broke the protocol: "+strings.TrimPrefix(err.Error(), "mconn: "), nil)
 	}
 	err = c.failed(err) // what ended it earlier, if anything did
 	c.in.end(err)

@@ -3,6 +3,7 @@ package mconn
 // Stats are the counters of a connection since it began.
 type Stats struct {
 	Received, Sent DirectionStats
+	Faults         Faults // what the peer ended the connection with: one of them is 1, or none
 }
 
 // DirectionStats count one direction. Bytes are those of the wire, with all
@@ -18,7 +19,12 @@ type DirectionStats struct {
 // Stats returns the counters. It may be called from any goroutine, also after
 // the end.
 func (c *Connection) Stats() Stats {
+	own := newFaultCounts()
+	if i := c.fault.Load(); i > 0 {
+		own[i-1].Store(1)
+	}
 	return Stats{
+		Faults: own.faults(),
 		Received: DirectionStats{
 			Bytes: c.read.bytes.Load(), Blocks: c.read.reads.Load(), Frames: c.read.frames.Load(), Packets: c.read.packets.Load(),
 			Messages: c.read.messages.Load(), Pings: c.read.pings.Load(), Pongs: c.read.pongs.Load(),

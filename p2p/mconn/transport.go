@@ -22,6 +22,8 @@ type Transport struct {
 	listener net.Listener // nil: dials only
 	endpoint p2p.Endpoint
 
+	faults faultCounts
+
 	once   sync.Once
 	closed chan struct{}
 }
@@ -34,7 +36,7 @@ func New(opts Options) (*Transport, error) {
 	if err := opts.Validate(); err != nil {
 		return nil, err
 	}
-	t := &Transport{opts: opts, closed: make(chan struct{})}
+	t := &Transport{opts: opts, faults: newFaultCounts(), closed: make(chan struct{})}
 	if opts.Listen == "" {
 		return t, nil
 	}
@@ -102,8 +104,12 @@ func (t *Transport) wrap(nc net.Conn) (p2p.Connection, error) {
 		_ = nc.Close()
 		return nil, err
 	}
+	c.faults = t.faults
 	return c, nil
 }
+
+// Faults counts how connections of the transport ended for what their peers did.
+func (t *Transport) Faults() Faults { return t.faults.faults() }
 
 // Close stops listening and makes Accept return. Connections stay. It may be
 // called again.

@@ -1,6 +1,7 @@
 package mconn
 
 import (
+	"io"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -139,7 +140,10 @@ func (w *writer) seal(dst, plain []byte, n int) error {
 	sealed, err := w.cipher.seal(dst, plain, n)
 	if err == nil {
 		start := time.Now()
-		_, err = w.conn.Write(sealed)
+		var k int
+		if k, err = w.conn.Write(sealed); err == nil && k < len(sealed) {
+			err = io.ErrShortWrite // half a frame went out: nothing may follow it
+		}
 		now := time.Now()
 		w.measure(len(sealed), now.Sub(start))
 		if w.rate.rate > 0 {

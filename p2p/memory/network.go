@@ -33,8 +33,15 @@ var (
 	// ErrUnknownChannel says that a message came on a channel that is not there.
 	ErrUnknownChannel = errors.New("memory: message on an unknown channel")
 	// ErrMessageTooLarge says that a message is above its channel's limit.
-	ErrMessageTooLarge = errors.New("memory: message above its channel's limit")
+	// It matches p2p.ErrMessageTooLarge.
+	ErrMessageTooLarge error = tooLarge{}
 )
+
+// tooLarge is memory's word for p2p.ErrMessageTooLarge.
+type tooLarge struct{}
+
+func (tooLarge) Error() string { return "memory: message above its channel's limit" }
+func (tooLarge) Unwrap() error { return p2p.ErrMessageTooLarge }
 
 // Link is how a link is in one direction. The zero value is instant.
 type Link struct {
