@@ -170,7 +170,7 @@ func idleCost(tb testing.TB, n int, dial func(*fabric, *book, ma.Multiaddr) (*gr
 
 const soonIdle = 100 * time.Millisecond
 
-// inUse waits until goroutines have stopped ending, and says what is left.
+// inUse waits until goroutines have stopped ending, and says what is left, their stacks among the bytes.
 func inUse() (goroutines int, bytes float64) {
 	for same, last := 0, -1; same < 5; {
 		time.Sleep(10 * time.Millisecond)
@@ -183,7 +183,7 @@ func inUse() (goroutines int, bytes float64) {
 	}
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
-	return runtime.NumGoroutine(), float64(m.HeapAlloc)
+	return runtime.NumGoroutine(), float64(m.HeapAlloc + m.StackInuse)
 }
 
 func fromBook(_ *fabric, b *book, addr ma.Multiaddr) (*grpc.ClientConn, error) {

@@ -57,9 +57,22 @@ func (b *book) enter() bool {
 	return true
 }
 
-func (b *book) RemoveConnection(maddr ma.Multiaddr) error {
+// usable says why a call about this address fails at once: ErrClosed, whatever the address is, or ErrEmptyAddress.
+func (b *book) usable(maddr ma.Multiaddr) error {
+	select {
+	case <-b.down:
+		return ErrClosed
+	default:
+	}
 	if len(maddr) == 0 {
 		return ErrEmptyAddress
+	}
+	return nil
+}
+
+func (b *book) RemoveConnection(maddr ma.Multiaddr) error {
+	if err := b.usable(maddr); err != nil {
+		return err
 	}
 	key, ckey := string(maddr.Bytes()), channelKeyOf(maddr)
 	b.mu.Lock()

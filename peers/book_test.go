@@ -176,6 +176,12 @@ func TestEveryCallAfterShutdown(t *testing.T) {
 			"Listen":           second(b.Listen(addr1)),
 			"GRPCConnection":   second(b.GRPCConnection(t.Context(), addr2, true)),
 			"RemoveConnection": b.RemoveConnection(addr1),
+
+			"Connect to ourselves":        second(b.Connect(t.Context(), own)),
+			"GRPCConnection to ourselves": second(b.GRPCConnection(t.Context(), own, false)),
+			"Connect to nothing":          second(b.Connect(t.Context(), nil)),
+			"Listen on nothing":           second(b.Listen(nil)),
+			"RemoveConnection of nothing": b.RemoveConnection(nil),
 		} {
 			if !errors.Is(err, ErrClosed) {
 				t.Errorf("%s: %v", name, err)

@@ -35,8 +35,8 @@ func (d *dial) shorterThan(ctx context.Context) bool {
 }
 
 func (b *book) Connect(ctx context.Context, maddr ma.Multiaddr) (manet.Conn, error) {
-	if len(maddr) == 0 {
-		return nil, ErrEmptyAddress
+	if err := b.usable(maddr); err != nil {
+		return nil, err
 	}
 	if b.self.is(maddr) {
 		return nil, fmt.Errorf("%w: %s", ErrDialToSelf, maddr)

@@ -22,8 +22,8 @@ import (
 )
 
 func (b *book) GRPCConnection(ctx context.Context, maddr ma.Multiaddr, reset bool) (*grpc.ClientConn, error) {
-	if len(maddr) == 0 {
-		return nil, ErrEmptyAddress
+	if err := b.usable(maddr); err != nil {
+		return nil, err
 	}
 	if b.self.is(maddr) {
 		return nil, fmt.Errorf("%w: %s", ErrDialToSelf, maddr)

@@ -19,8 +19,8 @@ type bind struct {
 }
 
 func (b *book) Listen(maddr ma.Multiaddr) (manet.Listener, error) {
-	if len(maddr) == 0 {
-		return nil, ErrEmptyAddress
+	if err := b.usable(maddr); err != nil {
+		return nil, err
 	}
 	key := listenKey(maddr)
 	for {
