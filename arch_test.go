@@ -28,6 +28,7 @@ const module = "github.com/kith-p2p/kith"
 var mayImport = map[string][]string{
 	"internal/wire":                          {},
 	"internal/backoff":                       {},
+	"internal/race":                          {},
 	"internal/unixsock":                      {},
 	"internal/pb/controlv1":                  {},
 	"internal/pb/tunnelv1":                   {},
@@ -58,7 +59,7 @@ var mayImport = map[string][]string{
 }
 
 // openToAll may be imported by every package.
-var openToAll = []string{"internal/wire", "internal/backoff", "internal/unixsock", "internal/pb/controlv1", "internal/pb/tunnelv1", "internal/pb/mconnv1", "internal/pb/cometv1", "internal/grpcid"}
+var openToAll = []string{"internal/wire", "internal/backoff", "internal/race", "internal/unixsock", "internal/pb/controlv1", "internal/pb/tunnelv1", "internal/pb/mconnv1", "internal/pb/cometv1", "internal/grpcid"}
 
 // testsMayImport is the second, wider table, for test files.
 var testsMayImport = map[string][]string{

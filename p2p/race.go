@@ -4,73 +4,26 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
-	"time"
+
+	"github.com/kith-p2p/kith/internal/race"
 )
 
-// raceStagger is how long one endpoint has before the next is tried beside it
-// (RFC 8305 section 8, "Connection Attempt Delay").
-const raceStagger = 250 * time.Millisecond
-
-// race dials endpoints until one answers: the next one starts when the one
-// before failed, or after raceStagger. It returns the first connection after
-// every other dial has ended; a connection that came too late is closed. dial
-// has to heed its context. Without a winner the errors of all are joined.
-func race(ctx context.Context, endpoints []Endpoint, dial func(context.Context, Endpoint) (Connection, error)) (Connection, error) {
+// dialFirst dials endpoints until one answers, and returns when all its dials
+// have. Without a winner the errors of all are joined.
+func dialFirst(ctx context.Context, endpoints []Endpoint, dial func(context.Context, Endpoint) (Connection, error)) (Connection, error) {
 	if len(endpoints) == 0 {
 		return nil, errors.New("p2p: no endpoint to dial")
 	}
-	ctx, stop := context.WithCancel(ctx)
-	var (
-		running sync.WaitGroup
-		mu      sync.Mutex
-		winner  Connection
-		faults  = make([]error, len(endpoints))
-	)
-	defer stop()
-	failed := make(chan struct{}, len(endpoints))
-	for i, e := range endpoints {
-		running.Go(func() {
-			conn, err := dial(ctx, e)
-			mu.Lock()
-			late := err == nil && winner != nil
-			switch {
-			case err != nil:
-				faults[i] = fmt.Errorf("%v: %w", e, err)
-			case !late:
-				winner = conn
-				stop()
-			}
-			mu.Unlock()
-			if late {
-				_ = conn.Close()
-			}
-			if err != nil {
-				failed <- struct{}{}
-			}
-		})
-		if i == len(endpoints)-1 {
-			break
-		}
-		next := time.NewTimer(raceStagger)
-		select {
-		case <-next.C:
-		case <-failed:
-		case <-ctx.Done():
-		}
-		next.Stop()
-		if ctx.Err() != nil {
-			break
+	conn, won, faults := race.First(ctx, endpoints, dial)
+	if won {
+		return conn, nil
+	}
+	for i, err := range faults {
+		if err != nil {
+			faults[i] = fmt.Errorf("%v: %w", endpoints[i], err)
 		}
 	}
-	running.Wait()
-	if winner != nil {
-		return winner, nil
-	}
-	if err := context.Cause(ctx); err != nil {
-		faults = append(faults, err)
-	}
-	return nil, errors.Join(faults...)
+	return nil, errors.Join(append(faults, context.Cause(ctx))...)
 }
 
 // interleave orders endpoints for a race: IPv6 and IPv4 alternate, IPv6 first,

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/kith-p2p/kith/internal/race"
 )
 
 // raceConn is a connection that only remembers whether it was closed.
@@ -37,7 +39,7 @@ func runRace(ctx context.Context, runners map[string]*runner, order ...string) (
 	for _, name := range order {
 		endpoints = append(endpoints, Endpoint{Protocol: "memory", Path: name})
 	}
-	return race(ctx, endpoints, func(ctx context.Context, e Endpoint) (Connection, error) {
+	return dialFirst(ctx, endpoints, func(ctx context.Context, e Endpoint) (Connection, error) {
 		r := runners[e.Path]
 		r.dialed, r.began = true, time.Since(start)
 		defer func() { r.ended = time.Since(start) }()
@@ -67,11 +69,11 @@ func TestRaceBegins250msApart(t *testing.T) {
 		if err != nil || conn.(*raceConn).name != "c" {
 			t.Fatal(conn, err)
 		}
-		if rs["a"].began != 0 || rs["b"].began != raceStagger || rs["c"].began != 2*raceStagger || rs["d"].dialed {
+		if rs["a"].began != 0 || rs["b"].began != race.Stagger || rs["c"].began != 2*race.Stagger || rs["d"].dialed {
 			t.Errorf("began at %v, %v, %v, the last at all: %v", rs["a"].began, rs["b"].began, rs["c"].began, rs["d"].dialed)
 		}
 		// The losers end with the winner.
-		if won := 2*raceStagger + 100*time.Millisecond; rs["a"].ended != won || rs["b"].ended != won {
+		if won := 2*race.Stagger + 100*time.Millisecond; rs["a"].ended != won || rs["b"].ended != won {
 			t.Errorf("the losers ended at %v and %v, the winner at %v", rs["a"].ended, rs["b"].ended, won)
 		}
 	})

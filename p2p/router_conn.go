@@ -85,7 +85,7 @@ func (r *Router) dial(ctx context.Context, target dialTarget) (*link, error) {
 	}
 	dialling, stop := context.WithTimeout(ctx, r.o.DialTimeout)
 	defer stop()
-	conn, err := race(dialling, interleave(endpoints), t.Dial)
+	conn, err := dialFirst(dialling, interleave(endpoints), t.Dial)
 	if err != nil {
 		return nil, err
 	}

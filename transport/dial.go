@@ -8,10 +8,11 @@ import (
 	"net/netip"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
-	"time"
 
+	"github.com/kith-p2p/kith/internal/race"
 	ma "github.com/multiformats/go-multiaddr"
 )
 
@@ -182,60 +183,20 @@ func systemPath(path string) string {
 	return path
 }
 
-// stagger is how long the next IP waits for the last one: the Connection Attempt Delay that RFC 8305 recommends.
-const stagger = 250 * time.Millisecond
-
-// race connects to the first of ips that answers, as RFC 8305 section 5 says. It returns after all its attempts have.
+// race connects to the first of ips that answers. It returns after all its attempts have.
 func (t *Multiaddr) race(ctx context.Context, ips []netip.Addr, port uint16) (net.Conn, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	type result struct {
-		conn net.Conn
-		err  error
+	conn, won, failed := race.First(ctx, ips, func(ctx context.Context, ip netip.Addr) (net.Conn, error) {
+		return t.dialPort(ctx, netip.AddrPortFrom(ip, port))
+	})
+	if won {
+		return conn, nil
 	}
-	results := make(chan result)
-	next := time.NewTimer(0)
-	defer next.Stop()
-	var winner net.Conn
-	var errs allFailed
-	for started, running := 0, 0; ; {
-		var start <-chan time.Time
-		if started < len(ips) && winner == nil && ctx.Err() == nil {
-			start = next.C
-		} else if running == 0 {
-			break
-		}
-		select {
-		case <-start:
-			at := netip.AddrPortFrom(ips[started], port)
-			started++
-			running++
-			go func() {
-				c, err := t.dialPort(ctx, at)
-				results <- result{c, err}
-			}()
-			next.Reset(stagger)
-		case r := <-results:
-			running--
-			switch {
-			case r.err != nil:
-				errs = append(errs, r.err)
-				next.Reset(0)
-			case winner != nil:
-				_ = r.conn.Close()
-			default:
-				winner = r.conn
-				cancel()
-			}
-		}
-	}
-	switch {
-	case winner != nil:
-		return winner, nil
-	case len(errs) == 1:
-		return nil, errs[0]
-	case len(errs) == 0:
+	errs := allFailed(slices.DeleteFunc(failed, func(err error) bool { return err == nil }))
+	switch len(errs) {
+	case 0:
 		return nil, ctx.Err()
+	case 1:
+		return nil, errs[0]
 	}
 	return nil, errs
 }

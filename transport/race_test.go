@@ -12,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/kith-p2p/kith/internal/race"
 	ma "github.com/multiformats/go-multiaddr"
 )
 
@@ -112,7 +113,7 @@ func TestRegressionLoserIsClosed(t *testing.T) {
 			made = append(made, c)
 			n := len(made)
 			mu.Unlock()
-			time.Sleep(time.Second - time.Duration(n-1)*stagger) // deaf: all are ready at 1 s
+			time.Sleep(time.Second - time.Duration(n-1)*race.Stagger) // deaf: all are ready at 1 s
 			return c, nil
 		}
 		conn, err := tr.Dial(t.Context(), ma.StringCast("/dns/x/tcp/80"), false)
