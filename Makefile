@@ -1,12 +1,12 @@
 # make check   everything that must hold before a commit, about a minute warm
 # make race    the whole suite under the race detector, the conn tests 100 times
 # make fuzz    every fuzz target for FUZZTIME each (default 30s)
-# make interop real PostgreSQL, nginx, kubo, btcd's tests, network namespaces (Linux, root)
+# make interop real PostgreSQL, nginx, kubo, btcd's tests, CometBFT, network namespaces (Linux, root)
 # make bench   the figures of TESTING.md
 GO ?= go
 FUZZTIME ?= 30s
 TOOL = $(GO) tool -modfile=tools/go.mod
-MODULES = . interop interop/kubo interop/btcd bench
+MODULES = . interop interop/kubo interop/btcd interop/cometbft bench
 
 .PHONY: check fmt vet lint generate generated tidy test race fuzz interop bench cross hooks build
 
@@ -50,6 +50,7 @@ interop:
 	cd interop && $(GO) test -count=1 -timeout 20m ./...
 	cd interop/kubo && $(GO) test -count=1 -timeout 20m ./...
 	cd interop/btcd && $(GO) test -count=1 -timeout 10m ./...
+	cd interop/cometbft && $(GO) test -count=1 -timeout 20m ./...
 
 bench:
 	cd bench && $(GO) run .

@@ -39,14 +39,21 @@ var mayImport = map[string][]string{
 	"access":                                 {"identity", "internal/state"},
 	"internal/host":                          {"identity"},
 	"tunnel":                                 {"stream", "access"},
-	"discovery":                              {"identity", "address"},
-	".":                                      {"identity", "address", "stream", "access", "internal/host", "internal/state", "tunnel", "discovery"},
-	"daemon":                                 {".", "identity", "address", "stream", "access", "tunnel", "internal/pb/controlv1/controlv1connect"},
+	"discovery":                              {"identity", "address", "addrbook", "connmgr"},
+	".":                                      {"identity", "address", "stream", "access", "internal/host", "internal/state", "tunnel", "discovery", "addrbook", "p2p", "p2p/libp2p", "dispatch", "dispatch/gossip", "rpc"},
+	"daemon":                                 {".", "identity", "address", "addrbook", "stream", "access", "tunnel", "p2p", "discovery", "dispatch", "dispatch/gossip", "rpc", "internal/pb/controlv1/controlv1connect"},
 	"comet":                                  {"p2p", "p2p/mconn", "addrbook", "address", "identity"},
+	"comet/comettest":                        {"p2p", "p2p/mconn", "identity"},
 	"cmd/kith":                               {"daemon", ".", "address", "tunnel", "comet"},
+	"examples/blocks":                        {"comet"},
+	"examples/chat":                          {".", "p2p"},
+	"examples/greeter":                       {".", "rpc"},
+	"examples/kv":                            {".", "rpc"},
+	"examples/mesh":                          {".", "dispatch", "p2p"},
 	"internal/pb/controlv1/controlv1connect": {},
 	"internal/pb/mconnv1":                    {},
 	"internal/pb/cometv1":                    {},
+	"internal/pb/dispatchv1":                 {},
 	"internal/grpcid":                        {},
 	"connmgr":                                {},
 	"addrbook":                               {"identity", "address", "internal/state"},
@@ -55,23 +62,36 @@ var mayImport = map[string][]string{
 	"p2p":                                    {"identity", "address", "addrbook", "connmgr"},
 	"p2p/memory":                             {"p2p"},
 	"p2p/mconn":                              {"p2p", "identity"},
+	"p2p/libp2p":                             {"p2p", "identity", "address"},
+	"rpc":                                    {"stream", "access"},
+	"dispatch":                               {"p2p", "identity"},
+	"dispatch/gossip":                        {"dispatch", "p2p", "identity"},
 	"p2p/p2ptest":                            {"p2p", "p2p/memory", "identity", "address", "addrbook", "connmgr"},
 }
 
 // openToAll may be imported by every package.
-var openToAll = []string{"internal/wire", "internal/backoff", "internal/race", "internal/unixsock", "internal/pb/controlv1", "internal/pb/tunnelv1", "internal/pb/mconnv1", "internal/pb/cometv1", "internal/grpcid"}
+var openToAll = []string{"internal/wire", "internal/backoff", "internal/race", "internal/unixsock", "internal/pb/controlv1", "internal/pb/tunnelv1", "internal/pb/mconnv1", "internal/pb/cometv1", "internal/pb/dispatchv1", "internal/grpcid"}
 
 // testsMayImport is the second, wider table, for test files.
 var testsMayImport = map[string][]string{
-	"stream":     {"internal/host"},
-	"tunnel":     {"internal/host"},
-	".":          {"internal/host"},
-	"daemon":     {"internal/host"},
-	"peers":      {"stream", "internal/host"},
-	"transport":  {"stream", "internal/host"},
-	"p2p":        {"p2p/mconn", "p2p/memory", "p2p/p2ptest"},
-	"p2p/memory": {"identity", "p2p/p2ptest"},
-	"p2p/mconn":  {"p2p/p2ptest", "addrbook", "connmgr", "address"},
+	"stream":          {"internal/host"},
+	"tunnel":          {"internal/host"},
+	".":               {"internal/host"},
+	"daemon":          {"internal/host"},
+	"peers":           {"stream", "internal/host"},
+	"transport":       {"stream", "internal/host"},
+	"p2p":             {"p2p/mconn", "p2p/memory", "p2p/p2ptest"},
+	"p2p/libp2p":      {"p2p/p2ptest", "p2p/memory", "p2p/mconn", "internal/host", "addrbook", "connmgr"},
+	"rpc":             {"internal/host"},
+	"discovery":       {"internal/host"},
+	"comet":           {"comet/comettest"},
+	"comet/comettest": {"comet"},
+	"cmd/kith":        {"comet/comettest"},
+	"examples/blocks": {"comet/comettest"},
+	"dispatch":        {"p2p/memory", "p2p/p2ptest", "addrbook", "identity", "address"},
+	"dispatch/gossip": {"internal/host", "p2p/memory", "addrbook", "address"},
+	"p2p/memory":      {"identity", "p2p/p2ptest"},
+	"p2p/mconn":       {"p2p/p2ptest", "addrbook", "connmgr", "address"},
 }
 
 // restricted says who may import a library, by prefix. allow lists what of it
@@ -83,9 +103,9 @@ var restricted = []struct {
 	{"github.com/libp2p/", "libp2p beyond its value types", []string{
 		"github.com/libp2p/go-libp2p/core/peer", "github.com/libp2p/go-libp2p/core/protocol", "github.com/libp2p/go-libp2p/core/crypto",
 		"github.com/libp2p/go-libp2p/core/crypto/pb",
-	}, []string{"stream", "tunnel", "discovery", "internal/host", "."}},
+	}, []string{"stream", "tunnel", "rpc", "dispatch/gossip", "p2p/libp2p", "discovery", "internal/host", "."}},
 	{"connectrpc.com/", "Connect", nil, []string{"daemon", "internal/pb/controlv1/controlv1connect"}},
-	{"google.golang.org/grpc", "gRPC", nil, []string{"daemon", "peers", "internal/grpcid"}},
+	{"google.golang.org/grpc", "gRPC", nil, []string{"daemon", "peers", "rpc", "internal/grpcid", "examples/greeter"}},
 	{"github.com/prometheus/", "Prometheus", nil, []string{"daemon"}},
 	{"go.etcd.io/bbolt", "bbolt", nil, []string{"internal/state"}},
 	{"github.com/spf13/", "cobra", nil, []string{"cmd/kith"}},
@@ -192,7 +212,7 @@ func checkDoc(p pkg) string {
 		return ""
 	}
 	want := "Package " + p.ImportPath[strings.LastIndex(p.ImportPath, "/")+1:] + " "
-	if strings.HasPrefix(p.name(), "cmd/") {
+	if strings.HasPrefix(p.name(), "cmd/") || strings.HasPrefix(p.name(), "examples/") {
 		want = "Command "
 	}
 	if !strings.HasPrefix(p.Doc, want) {

@@ -11,9 +11,11 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/kith-p2p/kith/addrbook"
 	khost "github.com/kith-p2p/kith/internal/host"
 	"github.com/kith-p2p/kith/internal/state"
 	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
 	manet "github.com/multiformats/go-multiaddr/net"
 )
@@ -29,7 +31,11 @@ const (
 // listen builds the host on the addresses that the configuration, or the first
 // start, chose.
 func (n *Node) listen() (host.Host, error) {
-	cfg := khost.Config{Key: n.key.Libp2p(), Resolver: n.names, UserAgent: "kith/" + n.cfg.Version}
+	cfg := khost.Config{Key: n.key.Libp2p(), Resolver: n.names, UserAgent: "kith/" + n.cfg.Version,
+		LowWater: int(n.cfg.MaxPeers) + tunnelReserve*3/4, HighWater: int(n.cfg.MaxPeers) + tunnelReserve,
+		Gater: &gater{n.Book(), func(id peer.ID, at ma.Multiaddr, ban addrbook.Ban) {
+			n.log.Debug("refused a connection", "peer", id, "address", at, "ban", ban)
+		}}}
 	if len(n.cfg.Listen) > 0 {
 		for _, s := range n.cfg.Listen {
 			a, err := ma.NewMultiaddr(s)

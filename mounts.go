@@ -185,7 +185,7 @@ func (n *Node) Forward(ctx context.Context, f Forward) (Mount, error) {
 	if err != nil {
 		return Mount{}, &usageError{err}
 	}
-	if !f.Anyway && !n.known(id) {
+	if !f.Anyway && !n.known(id) && n.dht == nil {
 		return Mount{}, fmt.Errorf("%w: no address of %s is known; give a full address that ends in /p2p/%s, as `kith up` prints it there", ErrUnknownPeer, id, id)
 	}
 	cfg := tunnel.ForwardConfig{Wait: f.Wait, Timeout: f.Timeout, Once: f.Once, AllowCustomProtocol: f.AllowCustomProtocol}

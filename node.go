@@ -7,10 +7,17 @@
 //	ln, err := n.Listen("greeter", friendID)               // on one node
 //	conn, err := n.Dial(ctx, friendID, "greeter")          // on the other
 //
+// The same node exchanges messages: typed channels on its Router (p2p.OpenTyped,
+// between New and Run), requests and replies with Server and Client (package
+// rpc), topics with Topics (package dispatch). It finds peers by multicast DNS,
+// what others tell, and, where it is asked to, lists, DNS and a DHT (package
+// discovery); what it learns is in its address Book.
+//
 // A node is one key, kept in its home directory; its peer ID is derived from
 // the key. Services are closed to everybody but the peers they name. A service
 // offered by Listen and one exposed by `kith expose` are the same thing, and
-// so are connections made by Dial and through `kith connect`.
+// so are connections made by Dial and through `kith connect`. Methods of Server
+// serve whom Allow names. Channels and topics are for all nodes of its Network.
 //
 // The layers below can be used alone: stream (net.Conn by peer ID), tunnel
 // (ports over streams), access (who may use what), address and identity; and,
@@ -23,14 +30,15 @@
 // TCP; every refusal has a reason. Limits: internal/host's on connections and
 // streams, tunnel.Limits on each service.
 //
-// The caller runs Run once, or lives without discovery, and calls Close.
+// The caller runs Run once, or lives without discovery, messages and topics, and
+// calls Close.
 package kith
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -39,15 +47,20 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/kith-p2p/kith/access"
 	"github.com/kith-p2p/kith/discovery"
+	"github.com/kith-p2p/kith/dispatch"
+	"github.com/kith-p2p/kith/dispatch/gossip"
 	"github.com/kith-p2p/kith/identity"
-	"github.com/kith-p2p/kith/internal/backoff"
 	"github.com/kith-p2p/kith/internal/state"
+	"github.com/kith-p2p/kith/p2p"
+	"github.com/kith-p2p/kith/rpc"
 	"github.com/kith-p2p/kith/tunnel"
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
+	madns "github.com/multiformats/go-multiaddr-dns"
 )
 
 // Config says what kind of node New makes. Only Home is required.
@@ -68,6 +81,38 @@ type Config struct {
 	// DNSServer is the host:port of the server that resolves names in
 	// addresses. Empty: the system's resolver.
 	DNSServer string
+	// Network names the nodes that keep connections to each other and exchange
+	// messages: others are refused. Default DefaultNetwork.
+	Network string
+	// Moniker is the node's name for people, shown to peers. Default: the
+	// beginning of its NodeID.
+	Moniker string
+	// MaxPeers is how many peers the Router keeps connections to, both directions
+	// together, and MaxOutgoing how many of them it dials. Defaults 64 and 8.
+	MaxPeers, MaxOutgoing uint16
+	// PersistentPeers are full addresses of peers that are kept connected.
+	PersistentPeers []string
+	// Bootstrap lists nodes to begin with: addresses in any spelling, and
+	// /dnsaddr/NAME. There is no list of ours: without one, mDNS or somebody
+	// who connects to us, the node knows nobody.
+	Bootstrap []string
+	// DNSSeeds are HOST:PORT, where HOST has the IP addresses of nodes that
+	// listen on PORT.
+	DNSSeeds []string
+	// DHT says in which distributed hash tables the node takes part. Default:
+	// none. The nodes of Bootstrap are where it begins.
+	DHT DHT
+	// NoPEX keeps the node from exchanging addresses with its peers.
+	NoPEX bool
+	// Topics says for what kind of network publishing is set up: gossip.Open,
+	// Permissioned or Small. Default: Open, and Small with LocalOnly.
+	Topics gossip.Preset
+	// TopicPeers, with gossip.Permissioned, are the peers that take part, by ID in
+	// either spelling.
+	TopicPeers []string
+	// Transports carry the Router's messages beside libp2p, such as p2p/mconn's.
+	// The node closes them.
+	Transports []p2p.Transport
 	// Wait is how long a forwarded connection waits while its peer is being
 	// redialled, unless Forward says otherwise. Default 10 s.
 	Wait time.Duration
@@ -86,19 +131,13 @@ var (
 	ErrHomeInUse = state.ErrLocked
 	// ErrUnknownPeer: no address of the peer is known.
 	ErrUnknownPeer = errors.New("kith: unknown peer")
+	// ErrBanned: this node has banned the peer.
+	ErrBanned = errors.New("kith: banned")
 	// ErrNoSuchMount and ErrNoSuchStream: nothing has that number or name.
 	ErrNoSuchMount  = errors.New("kith: no such mount")
 	ErrNoSuchStream = errors.New("kith: no such stream")
 	// ErrClosed: the node was closed.
 	ErrClosed = errors.New("kith: node closed")
-)
-
-const (
-	// mdnsRetry paces attempts to start mDNS where there is no network yet.
-	mdnsFirst, mdnsLimit = 5 * time.Second, time.Minute
-	// foundTTL is how long an address from mDNS is believed; it is announced
-	// again well before.
-	foundTTL = time.Hour
 )
 
 // Node is one peer. All methods are safe for concurrent use.
@@ -108,10 +147,23 @@ type Node struct {
 	state   *state.State
 	host    host.Host
 	tunnels *tunnel.P2P
+	manager *p2p.PeerManager
+	router  *p2p.Router
+	pex     *p2p.PEX // nil: off
+	finder  *discovery.Finder
+	dht     *discovery.DHT // nil: off
+	boot    *bootstrap
+	mix     *discovery.Mix
+	gossip  *gossip.Backend
+	topics  *dispatch.Service
+	server  *rpc.Server
+	client  *rpc.Client
+	methods access.Control // of server
 	log     *slog.Logger
 	started time.Time
 	notices []string
 	names   network.MultiaddrDNSResolver
+	dns     madns.BasicResolver
 
 	ctx    context.Context // ends when Close begins
 	cancel context.CancelFunc
@@ -121,9 +173,8 @@ type Node struct {
 
 	chores sync.WaitGroup // see chore
 
-	mu      sync.Mutex         // guards the fields below
-	closing bool               // Close has begun: no further chores
-	source  map[peer.ID]string // where a peer was learnt from
+	mu      sync.Mutex // guards closing
+	closing bool       // Close has begun: no further chores
 }
 
 // New opens the home, makes or reads the key, and binds the listeners. Nothing
@@ -136,10 +187,14 @@ func New(cfg Config) (_ *Node, err error) {
 	if cfg.Wait < 0 {
 		return nil, usage("a wait of %v: give a duration of zero or more", cfg.Wait)
 	}
-	if cfg.Version == "" {
-		cfg.Version = "dev"
+	if cfg.MaxOutgoing > cfg.MaxPeers && cfg.MaxPeers > 0 {
+		return nil, usage("%d outgoing connections of %d in all: give as many or fewer", cfg.MaxOutgoing, cfg.MaxPeers)
 	}
-	n := &Node{cfg: cfg, log: cfg.Logger, started: time.Now(), closed: make(chan struct{}), source: map[peer.ID]string{}}
+	cfg.Version = cmp.Or(cfg.Version, "dev")
+	cfg.Network = cmp.Or(cfg.Network, DefaultNetwork)
+	cfg.MaxPeers = cmp.Or(cfg.MaxPeers, defaultMaxPeers)
+	cfg.MaxOutgoing = cmp.Or(cfg.MaxOutgoing, min(cfg.MaxPeers, defaultMaxOutgoing))
+	n := &Node{cfg: cfg, log: cfg.Logger, started: time.Now(), closed: make(chan struct{})}
 	if n.log == nil {
 		n.log = slog.New(slog.DiscardHandler)
 	}
@@ -149,7 +204,7 @@ func New(cfg Config) (_ *Node, err error) {
 			err = errors.Join(plain(err), n.Close())
 		}
 	}()
-	if n.names, err = resolver(cfg.DNSServer); err != nil {
+	if n.names, n.dns, err = resolver(cfg.DNSServer); err != nil {
 		return nil, err
 	}
 	if err := os.MkdirAll(cfg.Home, 0o700); err != nil {
@@ -162,8 +217,20 @@ func New(cfg Config) (_ *Node, err error) {
 	if n.key, _, err = identity.LoadOrCreate(filepath.Join(cfg.Home, "key")); err != nil {
 		return nil, homeError(cfg.Home, err)
 	}
+	n.cfg.Moniker = cmp.Or(cfg.Moniker, moniker(n.NodeID()))
+	if err := n.newPeers(); err != nil {
+		return nil, err
+	}
+	if n.boot, err = newBootstrap(cfg.Bootstrap, n.state.Bucket("bootstrap"), n.dns, n.log); err != nil {
+		return nil, err
+	}
 	if n.host, err = n.listen(); err != nil {
 		return nil, err
+	}
+	for _, build := range []func() error{n.newFinder, n.newRouter, n.newTopics, n.newServices, n.newMix} {
+		if err := build(); err != nil {
+			return nil, err
+		}
 	}
 	n.tunnels = tunnel.NewP2P(n.host.ID(), n.host, n.host.Peerstore(), tunnel.WithLogger(n.log))
 	for _, notice := range n.notices {
@@ -185,13 +252,17 @@ func homeError(home string, err error) error {
 	return err
 }
 
-// Run looks for peers and keeps house until ctx ends or Close is called, then
+// Run looks for peers, exchanges messages with them and keeps house until ctx ends or Close is called, then
 // closes the node and returns nil. Live connections are reset with a reason.
 // Call it once.
 func (n *Node) Run(ctx context.Context) error {
-	if n.wantsMDNS() {
-		n.chore(n.runMDNS)
+	if err := n.topics.Start(); err != nil {
+		return errors.Join(plain(err), n.Close())
 	}
+	if n.pex != nil {
+		n.chore(func(ctx context.Context) { _ = n.pex.Run(ctx) })
+	}
+	n.chore(func(ctx context.Context) { _ = n.mix.Run(ctx) })
 	n.chore(n.runBackups)
 	select {
 	case <-ctx.Done():
@@ -221,11 +292,29 @@ func (n *Node) Close() error {
 		n.cancel()
 		n.chores.Wait()
 		var errs []error
+		if n.server != nil {
+			errs = append(errs, n.server.Stop())
+		}
+		if n.client != nil {
+			errs = append(errs, n.client.Close())
+		}
+		switch {
+		case n.topics != nil:
+			errs = append(errs, n.topics.Stop())
+		case n.router != nil:
+			errs = append(errs, n.router.Stop())
+		}
+		if n.gossip != nil {
+			errs = append(errs, n.gossip.Close())
+		}
 		if n.tunnels != nil {
 			errs = append(errs, n.tunnels.Close())
 		}
 		if n.host != nil {
 			errs = append(errs, n.host.Close())
+		}
+		if n.manager != nil {
+			n.manager.Close()
 		}
 		if n.state != nil {
 			errs = append(errs, n.state.Close())
@@ -246,40 +335,6 @@ func (n *Node) NodeID() identity.NodeID { return n.key.Public().NodeID() }
 // when nobody there could reach it.
 func (n *Node) wantsMDNS() bool {
 	return !n.cfg.NoMDNS && !n.cfg.LocalOnly && !n.loopbackOnly()
-}
-
-// runMDNS keeps mDNS going, starting it as soon as there is a network.
-func (n *Node) runMDNS(ctx context.Context) {
-	var running io.Closer
-	for failures := 0; ; {
-		var err error
-		if running, err = discovery.MDNS(n.host, n.log, n.found); err == nil {
-			break
-		}
-		failures++
-		if failures == 1 {
-			n.log.Warn("cannot look for peers on the local network yet; trying again", "error", err)
-		}
-		select {
-		case <-time.After(backoff.Jittered(failures, mdnsFirst, mdnsLimit)):
-		case <-ctx.Done():
-			return
-		}
-	}
-	<-ctx.Done()
-	running.Close()
-}
-
-// found takes a peer that mDNS heard of.
-func (n *Node) found(p peer.AddrInfo) {
-	n.host.Peerstore().AddAddrs(p.ID, p.Addrs, foundTTL)
-	n.mu.Lock()
-	_, known := n.source[p.ID]
-	n.source[p.ID] = "mdns"
-	n.mu.Unlock()
-	if !known {
-		n.log.Info("found a peer on the local network", "peer", p.ID, "addresses", p.Addrs)
-	}
 }
 
 // runBackups copies the state file once a day.
@@ -303,5 +358,8 @@ func (n *Node) remember(p peer.ID, addrs []ma.Multiaddr) {
 
 // known reports whether any address of p is known, or it is connected.
 func (n *Node) known(p peer.ID) bool {
+	if id, err := identity.NodeIDFromPeerID(p); err == nil && len(n.Book().Addresses(id)) > 0 {
+		return true
+	}
 	return p == n.host.ID() || n.host.Network().Connectedness(p) == network.Connected || len(n.host.Peerstore().Addrs(p)) > 0
 }

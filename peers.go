@@ -38,7 +38,7 @@ type Peer struct {
 	Streams   int
 	Agent     string
 	RTT       time.Duration // smoothed; 0 when it was not measured
-	Source    string        // "mdns" when found on the local network
+	Source    string        // who taught the address book: "manual", "mdns", "pex", ...
 	Known     []string      // addresses
 }
 
@@ -87,6 +87,11 @@ func (n *Node) Peers() []Peer {
 			ids = append(ids, p)
 		}
 	}
+	for _, node := range n.Book().Peers() {
+		if p, ok := n.libp2pID(node); ok && !slices.Contains(ids, p) {
+			ids = append(ids, p)
+		}
+	}
 	slices.Sort(ids)
 	var out []Peer
 	for _, p := range ids {
@@ -118,10 +123,17 @@ func (n *Node) describe(p peer.ID) Peer {
 	for _, a := range n.host.Peerstore().Addrs(p) {
 		d.Known = append(d.Known, a.String())
 	}
+	if known, ok := n.Book().Peer(d.NodeID); ok && len(known.Addresses) > 0 {
+		d.Source = string(known.Addresses[0].Source.Kind)
+		for _, e := range known.Addresses {
+			if a, err := e.Address.Multiaddr(); err == nil {
+				a, _ = peer.SplitAddr(a)
+				d.Known = append(d.Known, a.String())
+			}
+		}
+	}
 	slices.Sort(d.Known)
-	n.mu.Lock()
-	d.Source = n.source[p]
-	n.mu.Unlock()
+	d.Known = slices.Compact(d.Known)
 	return d
 }
 
@@ -161,6 +173,7 @@ func (n *Node) Connect(ctx context.Context, p string) (Peer, error) {
 	if err := n.reach(ctx, id); err != nil {
 		return Peer{}, err
 	}
+	n.keep(ctx, id, addrs)
 	return n.describe(id), nil
 }
 
@@ -195,7 +208,10 @@ func (n *Node) tryOut(ctx context.Context, id peer.ID, addrs []ma.Multiaddr) err
 }
 
 func (n *Node) reach(ctx context.Context, id peer.ID) error {
-	if !n.known(id) {
+	if err := n.banned(id); err != nil {
+		return err
+	}
+	if !n.known(id) && n.dht == nil {
 		return fmt.Errorf("%w: no address of %s is known; give a full address that ends in /p2p/%s", ErrUnknownPeer, id, id)
 	}
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)

@@ -25,25 +25,25 @@ const (
 )
 
 // resolver looks names up at one server, or as the system does.
-func resolver(server string) (network.MultiaddrDNSResolver, error) {
-	r := madns.DefaultResolver
+func resolver(server string) (network.MultiaddrDNSResolver, madns.BasicResolver, error) {
+	dns := net.DefaultResolver
 	if server != "" {
 		if _, _, err := net.SplitHostPort(server); err != nil {
-			return nil, usage("DNS server %q: %v; write it like 192.168.1.1:53", server, err)
+			return nil, nil, usage("DNS server %q: %v; write it like 192.168.1.1:53", server, err)
 		}
 		var d net.Dialer
-		var err error
-		r, err = madns.NewResolver(madns.WithDefaultResolver(&net.Resolver{
+		dns = &net.Resolver{
 			PreferGo: true,
 			Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
 				return d.DialContext(ctx, network, server)
 			},
-		}))
-		if err != nil {
-			return nil, err
 		}
 	}
-	return swarm.ResolverFromMaDNS{Resolver: r}, nil
+	r, err := madns.NewResolver(madns.WithDefaultResolver(dns))
+	if err != nil {
+		return nil, nil, err
+	}
+	return swarm.ResolverFromMaDNS{Resolver: r}, dns, nil
 }
 
 // peer turns any spelling of a peer into its ID, remembering the addresses
@@ -74,12 +74,28 @@ func (n *Node) parsePeer(ctx context.Context, s string) (peer.ID, []ma.Multiaddr
 // byNodeID looks a NodeID up among the peers that are known: it is a hash, so
 // it cannot be dialled by itself.
 func (n *Node) byNodeID(id identity.NodeID) (peer.ID, []ma.Multiaddr, error) {
+	if p, ok := n.libp2pID(id); ok {
+		return p, nil, nil
+	}
 	for _, p := range n.host.Peerstore().Peers() {
 		if got, err := identity.NodeIDFromPeerID(p); err == nil && got == id {
 			return p, nil, nil
 		}
 	}
 	return "", nil, fmt.Errorf("%w: no peer with the node ID %s has been met; give its peer ID (12D3KooW...) or a full address", ErrUnknownPeer, id)
+}
+
+// libp2pID is the libp2p ID that the book knows a peer by.
+func (n *Node) libp2pID(id identity.NodeID) (peer.ID, bool) {
+	if p, ok := n.Book().PeerID(id); ok {
+		return p, true
+	}
+	for _, a := range n.Book().Addresses(id) {
+		if p, ok := a.PeerID(); ok {
+			return p, true
+		}
+	}
+	return "", false
 }
 
 // resolveDNSAddr asks DNS which peer a bare /dnsaddr name stands for.
@@ -152,7 +168,7 @@ func (e *plainError) Unwrap() error { return e.err }
 func plainText(s string) string {
 	for {
 		i := strings.Index(s, ": ")
-		if i < 0 || !slices.Contains([]string{"kith", "tunnel", "address", "identity", "state", "stream", "host", "access", "discovery"}, s[:i]) {
+		if i < 0 || !slices.Contains([]string{"kith", "tunnel", "address", "identity", "state", "stream", "host", "access", "discovery", "p2p", "libp2p", "addrbook", "rpc", "dispatch", "gossip", "routing"}, s[:i]) {
 			return s
 		}
 		s = s[i+2:]

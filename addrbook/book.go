@@ -156,6 +156,19 @@ func (b *Book) Pick(t Table) (address.NodeAddress, bool) {
 	return b.take(func(c *core, now stamp) *entry { return c.pick(t, now) })
 }
 
+// Reserve is Pick, with Hold of the peer and Attempt of the address, in one step:
+// what dialling a random address begins with. Release follows. It takes constant
+// time, as Pick does.
+func (b *Book) Reserve(t Table) (a address.NodeAddress, ok bool) {
+	b.do(func(c *core, now stamp) {
+		if e := c.pick(t, now); e != nil {
+			a, ok = e.addr, true
+			c.reserve(e, now)
+		}
+	})
+	return a, ok
+}
+
 // Feeler returns the address that a short test connection would tell most
 // about: one whose slot another wants that worked too, else any new one.
 // Report the result with Good or Failed.

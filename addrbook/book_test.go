@@ -565,3 +565,65 @@ func TestConcurrentUse(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// Reserve is Pick, Hold and Attempt in one, and Release undoes it.
+func TestReserve(t *testing.T) {
+	b := open(t, NewMemoryStore(), Options{})
+	for n := range 20 {
+		if _, err := b.Add(at(n, global(n<<14).String()), pex(n%5, global(n<<15|1).String())); err != nil {
+			t.Fatal(err)
+		}
+		b.Adjust(id(n), n) // so that they are among the best, too
+	}
+	seen := map[identity.NodeID]bool{}
+	for {
+		a, ok := b.Reserve(Any)
+		if !ok {
+			break
+		}
+		p, _ := b.Peer(a.NodeID)
+		if seen[a.NodeID] || !p.Held || len(p.Addresses) != 1 || p.Addresses[0].LastAttempt.IsZero() {
+			t.Fatalf("%v: %+v", a, p)
+		}
+		seen[a.NodeID] = true
+	}
+	if _, _, best := b.Best(); len(seen) != 20 || best {
+		t.Errorf("%d reserved, one is still the best: %v", len(seen), best)
+	}
+	if _, ok := b.Pick(Any); ok || !b.Next().IsZero() {
+		t.Error("something is left")
+	}
+	for id := range seen {
+		b.Release(id, time.Time{})
+	}
+	if _, ok := b.Pick(Any); !ok {
+		t.Error("nothing came back")
+	}
+}
+
+// What Good said of a connection that did not last is taken back: the failures
+// before it count on.
+func TestRefused(t *testing.T) {
+	b := open(t, NewMemoryStore(), Options{})
+	a := at(1, global(1<<14).String())
+	if _, err := b.Add(a, Source{Kind: Manual}); err != nil {
+		t.Fatal(err)
+	}
+	for n := 1; n < 5; n++ {
+		e, _ := b.Entry(a)
+		b.Good(a)
+		if again, _ := b.Entry(a); again.Failures != 0 {
+			t.Fatalf("%+v", again)
+		}
+		retry := time.Now().Add(time.Hour)
+		if !b.Refused(a, e.Failures+1, retry) {
+			t.Fatal("not there")
+		}
+		if e, _ = b.Entry(a); e.Failures != n || !e.Retry.Equal(time.Unix(0, retry.UnixNano())) || !e.Verified || e.Dialable {
+			t.Fatalf("%d: %+v", n, e)
+		}
+	}
+	if b.Refused(at(2, global(2<<14).String()), 1, time.Time{}) {
+		t.Error("an address that is not there")
+	}
+}

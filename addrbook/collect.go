@@ -9,19 +9,20 @@ import (
 
 // changed is what the store does not have yet.
 type changed struct {
-	addrs map[address.NodeAddress]struct{}
-	peers map[identity.NodeID]struct{}
-	bans  map[netip.Prefix]struct{}
-	meta  map[string]struct{}
-	aside []Change // damaged rows on their way to where they are kept
+	entries []*entry                         // those that say unsaved
+	addrs   map[address.NodeAddress]struct{} // that went, or could not be saved
+	peers   map[identity.NodeID]struct{}
+	bans    map[netip.Prefix]struct{}
+	meta    map[string]struct{}
+	aside   []Change // damaged rows on their way to where they are kept
 }
 
 func newChanged() changed {
-	return changed{map[address.NodeAddress]struct{}{}, map[identity.NodeID]struct{}{}, map[netip.Prefix]struct{}{}, map[string]struct{}{}, nil}
+	return changed{nil, map[address.NodeAddress]struct{}{}, map[identity.NodeID]struct{}{}, map[netip.Prefix]struct{}{}, map[string]struct{}{}, nil}
 }
 
 func (d *changed) len() int {
-	return len(d.addrs) + len(d.peers) + len(d.bans) + len(d.meta) + len(d.aside)
+	return len(d.entries) + len(d.addrs) + len(d.peers) + len(d.bans) + len(d.meta) + len(d.aside)
 }
 
 // collect takes at least n rows out of d, if it has so many, and returns them
@@ -57,6 +58,18 @@ func (c *core) collect(d *changed, n int) (rows []Change) {
 		}
 		put(rowPeer, string(id), v)
 		delete(d.peers, id)
+	}
+	for len(d.entries) > 0 {
+		if len(rows) >= n {
+			return rows
+		}
+		last := len(d.entries) - 1
+		e := d.entries[last]
+		d.entries[last], d.entries = nil, d.entries[:last]
+		e.unsaved = false
+		if c.addrs[e.addr] == e { // else it went, and is among addrs
+			put(rowAddress, e.addr.String(), encodeEntry(e))
+		}
 	}
 	for a := range d.addrs {
 		if len(rows) >= n {

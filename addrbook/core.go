@@ -363,7 +363,7 @@ func (c *core) remove(e *entry, now stamp) {
 	c.all.remove(e)
 	e.peer.drop(e)
 	c.concede(e)
-	c.touch(e)
+	c.touchGone(e)
 	c.rerank(e.peer)
 	c.settle(e.peer, now)
 }
@@ -406,8 +406,16 @@ func (c *core) sweep(now stamp) {
 	}
 }
 
-// touch notes that the row of an entry is to be written, or deleted.
-func (c *core) touch(e *entry)                    { c.dirty.addrs[e.addr] = struct{}{} }
+// touch notes that the row of an entry is to be written, touchGone that it is to be
+// deleted, the others the same of other rows.
+func (c *core) touch(e *entry) {
+	if !e.unsaved {
+		e.unsaved = true
+		c.dirty.entries = append(c.dirty.entries, e)
+	}
+}
+
+func (c *core) touchGone(e *entry)                { c.dirty.addrs[e.addr] = struct{}{} }
 func (c *core) touchPeer(r *record)               { c.dirty.peers[r.id] = struct{}{} }
 func (c *core) touchMeta(key string)              { c.dirty.meta[key] = struct{}{} }
 func (c *core) touchPrefix(p netip.Prefix)        { c.dirty.bans[p] = struct{}{} }

@@ -201,6 +201,21 @@ func (c *core) attempt(e *entry, now stamp) {
 	c.touch(e)
 }
 
+// reserve is hold and attempt of an address that was picked: the peer has a record,
+// and something due.
+func (c *core) reserve(e *entry, now stamp) {
+	r := e.peer
+	r.held = true
+	for _, e := range r.entries {
+		if e.due {
+			c.setDue(e, false)
+		}
+		c.waiting.remove(e)
+	}
+	c.best.remove(r)
+	c.attempt(e, now)
+}
+
 // failed notes a dial in vain. The loser of a contested slot is who does not
 // answer its feeler.
 func (c *core) failed(e *entry, retry, now stamp) {

@@ -36,6 +36,7 @@ type entry struct {
 	verified                                bool // it worked, and has not lapsed since
 	tried                                   bool // refs is one slot of the tried table, not up to 8 of the new
 	due                                     bool // its slots are set due
+	unsaved                                 bool // in changed.entries
 	refs                                    []slot
 
 	dueAt  stamp // key of the heap of waiting entries

@@ -115,7 +115,7 @@ func (c *core) load(s *saved, now stamp) (notices []string) {
 	lost := 0
 	for i := range s.entries {
 		if e := &s.entries[i]; !c.restore(e, keep, now) {
-			c.touch(&e.entry)
+			c.touchGone(&e.entry)
 			if e.addr.NodeID != c.o.Self {
 				lost++
 			}

@@ -207,7 +207,7 @@ func (c *Client) failed(cause error) error {
 	case c.closed:
 		return ErrClosed
 	case c.fault != nil:
-		return fmt.Errorf("%w: %w", ErrClosed, c.fault)
+		return fmt.Errorf("%w (%w)", c.fault, ErrClosed)
 	case !c.known:
 		return ErrRefused
 	default:
@@ -293,12 +293,13 @@ func (c *Client) forget(height int64, answer chan message) {
 // Blocks returns the blocks from a height on (0: from the newest), each checked
 // to follow the one before, and then new ones as they are made, until the
 // context ends, the node is gone, or it does not answer for Options.Wait; that
-// error comes last. ErrNoBlock: the node's chain begins above from.
+// error comes last. ErrNoBlock: the node's chain begins above from, or ends more
+// than one height below it.
 func (c *Client) Blocks(ctx context.Context, from int64) iter.Seq2[Block, error] {
 	return func(yield func(Block, error) bool) {
 		status, err := c.statusWithin(ctx)
-		if err == nil && from > 0 && from < status.Base {
-			err = fmt.Errorf("%w: its chain begins at height %d, not %d", ErrNoBlock, status.Base, from)
+		if err == nil && from > 0 && (from < status.Base || from-1 > status.Height) {
+			err = fmt.Errorf("%w: its chain has the heights %d to %d, not %d", ErrNoBlock, status.Base, status.Height, from)
 		}
 		if err != nil {
 			yield(Block{}, err)

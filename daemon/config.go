@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/kith-p2p/kith"
+	"github.com/kith-p2p/kith/dispatch/gossip"
 	"github.com/pelletier/go-toml/v2"
 )
 
@@ -33,6 +34,17 @@ type Config struct {
 	Listen    []string      `toml:"listen"`
 	LocalOnly bool          `toml:"local_only"`
 	MDNS      bool          `toml:"mdns"`
+	Network   string        `toml:"network"`
+	Moniker   string        `toml:"moniker"`
+	MaxPeers  uint16        `toml:"max_peers"`
+	MaxOut    uint16        `toml:"max_outgoing"`
+	Peers     []string      `toml:"persistent_peers"`
+	Bootstrap []string      `toml:"bootstrap"`
+	DNSSeeds  []string      `toml:"dns_seeds"`
+	DHT       kith.DHT      `toml:"dht"`
+	PEX       bool          `toml:"pex"`
+	Topics    gossip.Preset `toml:"topics"`
+	TopicPeer []string      `toml:"topic_peers"`
 	DNSServer string        `toml:"dns_server"`
 	Wait      time.Duration `toml:"wait"`
 	LogLevel  slog.Level    `toml:"log_level"`
@@ -41,7 +53,7 @@ type Config struct {
 
 // DefaultConfig returns what holds for a home without a config.toml.
 func DefaultConfig() Config {
-	return Config{MDNS: true, Wait: 10 * time.Second, LogLevel: slog.LevelInfo, LogFormat: "text"}
+	return Config{Network: kith.DefaultNetwork, MaxPeers: 64, MaxOut: 8, PEX: true, Topics: gossip.Open, MDNS: true, Wait: 10 * time.Second, LogLevel: slog.LevelInfo, LogFormat: "text"}
 }
 
 // ConfigError lists everything that is wrong in one configuration file. It

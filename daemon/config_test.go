@@ -33,10 +33,9 @@ wait = "1m30s"
 log_level = "debug"
 log_format = "json"
 `, func(c *Config) {
-			*c = Config{
-				Listen:    []string{"/ip4/127.0.0.1/tcp/4001", "/ip4/127.0.0.1/udp/4001/quic-v1"},
-				LocalOnly: true, DNSServer: "[::1]:53", Wait: 90 * time.Second, LogLevel: slog.LevelDebug, LogFormat: "json",
-			}
+			c.Listen = []string{"/ip4/127.0.0.1/tcp/4001", "/ip4/127.0.0.1/udp/4001/quic-v1"}
+			c.LocalOnly, c.MDNS, c.DNSServer, c.Wait = true, false, "[::1]:53", 90*time.Second
+			c.LogLevel, c.LogFormat = slog.LevelDebug, "json"
 		}, nil},
 		{"unknown key", "mdns = true\nlisten_on = []\n", nil, []string{`line 2: unknown key "listen_on", the closest known key is "listen"`}},
 		{"regression: a section", "mdns = true\n[node]\nwait = \"1s\"\n", nil, []string{"line 2: there are no sections; write the keys of [node] without it"}},

@@ -58,6 +58,8 @@ func codeOf(err error) connect.Code {
 		return connect.CodeInvalidArgument
 	case errors.Is(err, kith.ErrNoSuchStream), errors.Is(err, kith.ErrNoSuchMount), errors.Is(err, kith.ErrUnknownPeer):
 		return connect.CodeNotFound
+	case errors.Is(err, kith.ErrBanned):
+		return connect.CodePermissionDenied
 	case errors.Is(err, syscall.EADDRINUSE), errors.Is(err, tunnel.ErrExists):
 		return connect.CodeAlreadyExists
 	case errors.As(err, &refused):

@@ -4,11 +4,16 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/kith-p2p/kith"
+	"github.com/kith-p2p/kith/address"
+	"github.com/kith-p2p/kith/discovery"
+	"github.com/kith-p2p/kith/dispatch/gossip"
 	"github.com/multiformats/go-multiaddr"
 )
 
@@ -25,6 +30,11 @@ type Key struct {
 
 	set func(*Config, any) error
 }
+
+var (
+	networkName = regexp.MustCompile(`^[A-Za-z0-9._-]{1,50}$`)
+	moniker     = regexp.MustCompile(`^[!-~]( ?[!-~]){0,63}$`)
+)
 
 // keys is the one list that the parser, the template and the documentation are
 // made from.
@@ -58,6 +68,128 @@ var keys = []Key{
 		set: func(c *Config, v any) error { return setBool(&c.MDNS, v) },
 	},
 	{
+		Name: "network", Type: "text", Default: `"kith"`,
+		Doc: "The network that this node belongs to: only nodes of one network exchange messages, and find each other in the DHT. " +
+			"At most 50 letters, digits, dots, dashes and underscores.",
+		set: func(c *Config, v any) error {
+			s, err := text(v)
+			if err == nil && !networkName.MatchString(s) {
+				err = fmt.Errorf("%q is not a name of 1 to 50 letters, digits, dots, dashes and underscores", s)
+			}
+			c.Network = s
+			return err
+		},
+	},
+	{
+		Name: "moniker", Type: "text", Default: `""`,
+		Doc: "A name of this node for people, shown to peers. When empty, the beginning of its node ID.",
+		set: func(c *Config, v any) error {
+			s, err := text(v)
+			if err == nil && s != "" && !moniker.MatchString(s) {
+				err = fmt.Errorf("%q is not a name of at most 64 printable ASCII characters", s)
+			}
+			c.Moniker = s
+			return err
+		},
+	},
+	{
+		Name: "max_peers", Type: "number", Default: "64",
+		Doc: "How many peers are connected for messages at a time, both directions together. 1 to 10000. Tunnels and calls come on top.",
+		set: func(c *Config, v any) error { return setNumber(&c.MaxPeers, v, 1, 10_000) },
+	},
+	{
+		Name: "max_outgoing", Type: "number", Default: "8",
+		Doc: "How many of max_peers this node dials. 0 to max_peers, where 0 means 8.",
+		set: func(c *Config, v any) error { return setNumber(&c.MaxOut, v, 0, 10_000) },
+	},
+	{
+		Name: "persistent_peers", Type: "array of addresses", Default: "[]",
+		Doc: "Peers that are kept connected, each an address that ends in its ID, such as \"/ip4/192.0.2.7/tcp/4001/p2p/12D3KooW...\".",
+		set: func(c *Config, v any) (err error) {
+			if c.Peers, err = stringList(v); err != nil {
+				return err
+			}
+			for _, s := range c.Peers {
+				if _, err := address.Parse(s); err != nil {
+					return fmt.Errorf("%q: %w", s, err)
+				}
+			}
+			return nil
+		},
+	},
+	{
+		Name: "bootstrap", Type: "array of addresses", Default: "[]",
+		Doc: "Nodes to begin with when this one knows nobody: addresses that end in the node's ID, or \"/dnsaddr/NAME\". " +
+			"kith has no list of its own. `kith bootstrap` shows it and adds to it.",
+		set: func(c *Config, v any) (err error) {
+			if c.Bootstrap, err = stringList(v); err != nil {
+				return err
+			}
+			_, err = discovery.ParseList(c.Bootstrap)
+			return err
+		},
+	},
+	{
+		Name: "dns_seeds", Type: "array of host:port", Default: "[]",
+		Doc: "Names whose IP addresses are nodes that listen on that port by TCP. They are asked once an hour.",
+		set: func(c *Config, v any) (err error) {
+			if c.DNSSeeds, err = stringList(v); err != nil {
+				return err
+			}
+			for _, s := range c.DNSSeeds {
+				if err := hostPort(s); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+	},
+	{
+		Name: "dht", Type: "lan, wan or both", Default: `""`,
+		Doc: "The distributed hash tables of the network in which this node takes part, to find peers by their ID alone: that of the " +
+			"local network, that of the internet, or both. When empty, none. It begins with the nodes of bootstrap.",
+		set: func(c *Config, v any) error {
+			s, err := text(v)
+			if err != nil {
+				return err
+			}
+			switch c.DHT = kith.DHT(s); c.DHT {
+			case kith.DHTOff, kith.DHTLAN, kith.DHTWAN, kith.DHTAll:
+				return nil
+			}
+			return fmt.Errorf("%q is neither \"lan\", \"wan\" nor \"both\"", s)
+		},
+	},
+	{
+		Name: "pex", Type: "boolean", Default: "true",
+		Doc: "Exchange addresses of peers with peers.",
+		set: func(c *Config, v any) error { return setBool(&c.PEX, v) },
+	},
+	{
+		Name: "topics", Type: "open, permissioned or small", Default: `"open"`,
+		Doc: "For what kind of network `kith pub` and `kith sub` are set up: one that anybody may join, one of topic_peers only, " +
+			"or one of some ten nodes, perhaps on one machine.",
+		set: func(c *Config, v any) error {
+			s, err := text(v)
+			if err != nil {
+				return err
+			}
+			switch c.Topics = gossip.Preset(s); c.Topics {
+			case gossip.Open, gossip.Permissioned, gossip.Small:
+				return nil
+			}
+			return fmt.Errorf("%q is neither \"open\", \"permissioned\" nor \"small\"", s)
+		},
+	},
+	{
+		Name: "topic_peers", Type: "array of IDs", Default: "[]",
+		Doc: "With topics = \"permissioned\", the peers that take part, by peer ID, node ID or address.",
+		set: func(c *Config, v any) (err error) {
+			c.TopicPeer, err = stringList(v)
+			return err
+		},
+	},
+	{
 		Name: "dns_server", Type: "host:port", Default: `""`,
 		Doc: "The DNS server that names in addresses are looked up at. When empty, the system's.",
 		set: func(c *Config, v any) error {
@@ -66,12 +198,8 @@ var keys = []Key{
 				return err
 			}
 			if s != "" {
-				host, port, err := net.SplitHostPort(s)
-				if err != nil || host == "" {
-					return fmt.Errorf("%q is not host:port, such as \"127.0.0.1:53\"", s)
-				}
-				if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
-					return fmt.Errorf("%q has no port between 1 and 65535", s)
+				if err := hostPort(s); err != nil {
+					return err
 				}
 			}
 			c.DNSServer = s
@@ -195,6 +323,29 @@ func setBool(to *bool, v any) error {
 		return fmt.Errorf("want true or false, not %s", tomlType(v))
 	}
 	*to = b
+	return nil
+}
+
+func setNumber(to *uint16, v any, least, most int64) error {
+	n, ok := v.(int64)
+	switch {
+	case !ok:
+		return fmt.Errorf("want a whole number, not %s", tomlType(v))
+	case n < least || n > most:
+		return fmt.Errorf("%d is not between %d and %d", n, least, most)
+	}
+	*to = uint16(n)
+	return nil
+}
+
+func hostPort(s string) error {
+	host, port, err := net.SplitHostPort(s)
+	if err != nil || host == "" {
+		return fmt.Errorf("%q is not host:port, such as \"127.0.0.1:53\"", s)
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+		return fmt.Errorf("%q has no port between 1 and 65535", s)
+	}
 	return nil
 }
 

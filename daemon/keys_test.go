@@ -49,18 +49,24 @@ func TestDefaultsAreWhatIsDocumented(t *testing.T) {
 	if len(faults) > 0 {
 		t.Fatal(faults)
 	}
-	if len(c.Listen) == 0 {
-		c.Listen = nil
+	for _, list := range []*[]string{&c.Listen, &c.Peers, &c.Bootstrap, &c.DNSSeeds, &c.TopicPeer} {
+		if len(*list) == 0 {
+			*list = nil
+		}
 	}
 	if !reflect.DeepEqual(c, DefaultConfig()) {
 		t.Errorf("the template says %+v, the defaults are %+v", c, DefaultConfig())
 	}
 }
 
+const aPeer = "/ip4/192.0.2.7/tcp/4001/p2p/12D3KooWEc1pRgsK3VgEbNFAfm5qK5EP4ZPKs6oCMvirLzePy7eJ"
+
 // TestEveryKeyHasAnEffect sets each key alone.
 func TestEveryKeyHasAnEffect(t *testing.T) {
 	values := map[string]string{
 		"listen": `["/ip4/127.0.0.1/tcp/1"]`, "local_only": "true", "mdns": "false", "dns_server": `"127.0.0.1:53"`,
+		"network": `"one"`, "moniker": `"me"`, "max_peers": "5", "max_outgoing": "3", "dht": `"lan"`, "topics": `"small"`, "topic_peers": `["` + aPeer + `"]`, "pex": "false",
+		"persistent_peers": `["` + aPeer + `"]`, "bootstrap": `["` + aPeer + `"]`, "dns_seeds": `["seed.example.org:4001"]`,
 		"wait": `"1s"`, "log_level": `"error"`, "log_format": `"json"`,
 	}
 	for i, k := range Keys() {

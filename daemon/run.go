@@ -64,6 +64,9 @@ func Run(ctx context.Context, o Options) error {
 
 	node, err := kith.New(kith.Config{
 		Home: home, Listen: config.Listen, LocalOnly: config.LocalOnly, NoMDNS: !config.MDNS,
+		Network: config.Network, Moniker: config.Moniker, MaxPeers: config.MaxPeers, MaxOutgoing: config.MaxOut,
+		PersistentPeers: config.Peers, Bootstrap: config.Bootstrap, DNSSeeds: config.DNSSeeds, DHT: config.DHT, NoPEX: !config.PEX,
+		Topics: config.Topics, TopicPeers: config.TopicPeer,
 		DNSServer: config.DNSServer, Wait: config.Wait, Logger: log, Version: o.Version,
 	})
 	if err != nil {

@@ -145,6 +145,8 @@ func everyCall(t *testing.T, api controlv1connect.ControlServiceClient, server, 
 		t.Errorf("pings %v, error %v", seqs, err)
 	}
 
+	everyMessageCall(t, api, server, at)
+
 	// Cut the stream.
 	closed, err := api.CloseStreams(ctx, connect.NewRequest(&controlv1.CloseStreamsRequest{Id: new(streams.Msg.GetStreams()[0].GetId())}))
 	if err != nil || closed.Msg.GetClosed() != 1 {
@@ -183,6 +185,80 @@ func everyCall(t *testing.T, api controlv1connect.ControlServiceClient, server, 
 	}
 	// Its answer means that the home is free.
 	start(t, user.home)
+}
+
+// everyMessageCall runs the calls about messages, while the two nodes are peers.
+func everyMessageCall(t *testing.T, api controlv1connect.ControlServiceClient, server *running, at string) {
+	ctx := t.Context()
+	id, node := server.status.GetPeerId(), server.status.GetNodeId()
+
+	added, err := api.EditBootstrap(ctx, connect.NewRequest(&controlv1.EditBootstrapRequest{Add: []string{at}}))
+	if err != nil || !slices.Equal(added.Msg.GetAdded(), []string{at}) {
+		t.Errorf("added %v, error %v", added, err)
+	}
+	list, err := api.ListBootstrap(ctx, connect.NewRequest(&controlv1.ListBootstrapRequest{}))
+	if err != nil || len(list.Msg.GetEntries()) != 1 || list.Msg.GetEntries()[0].GetLine() != at {
+		t.Errorf("bootstrap list %v, error %v", list, err)
+	}
+	var router *controlv1.RouterResponse
+	eventually(t, "the two are peers", func() bool {
+		res, err := api.Router(ctx, connect.NewRequest(&controlv1.RouterRequest{}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		router = res.Msg
+		return len(router.GetPeers()) == 1
+	})
+	if router.GetPeers()[0].GetNodeId() != node || router.GetNetwork() != "kith" || len(router.GetChannels()) == 0 || len(router.GetSources()) == 0 {
+		t.Errorf("router %v", router)
+	}
+	found, err := api.Find(ctx, connect.NewRequest(&controlv1.FindRequest{Peer: node}))
+	if err != nil || found.Msg.GetPeerId() != id || len(found.Msg.GetPlaces()) == 0 || !found.Msg.GetPlaces()[0].GetVerified() {
+		t.Errorf("found %v, error %v", found, err)
+	}
+	book, err := api.ListBook(ctx, connect.NewRequest(&controlv1.ListBookRequest{Peer: id}))
+	if err != nil || len(book.Msg.GetPeers()) != 1 || !book.Msg.GetPeers()[0].GetConnected() || len(book.Msg.GetPeers()[0].GetAddresses()) == 0 {
+		t.Errorf("book %v, error %v", book, err)
+	}
+	ban := &controlv1.EditBookRequest{Edit: &controlv1.EditBookRequest_Ban{Ban: &controlv1.BanPeer{Peer: "192.0.2.0/24", Reason: "a test"}}}
+	if res, err := api.EditBook(ctx, connect.NewRequest(ban)); err != nil || !res.Msg.GetChanged() {
+		t.Errorf("ban: %v, error %v", res, err)
+	}
+	if book, err = api.ListBook(ctx, connect.NewRequest(&controlv1.ListBookRequest{})); err != nil || len(book.Msg.GetNetworks()) != 1 || book.Msg.GetNetworks()[0].GetReason() != "a test" {
+		t.Errorf("book %v, error %v", book, err)
+	}
+
+	answer, err := api.Call(ctx, connect.NewRequest(&controlv1.CallRequest{Peer: id, Service: "ping", Data: []byte("hello")}))
+	if err != nil || string(answer.Msg.GetData()) != "hello" {
+		t.Errorf("answer %v, error %v", answer, err)
+	}
+	services, err := api.ListServices(ctx, connect.NewRequest(&controlv1.ListServicesRequest{Peer: id}))
+	if err != nil || len(services.Msg.GetServices()) < 4 || !services.Msg.GetServices()[0].GetBuiltIn() {
+		t.Errorf("services %v, error %v", services, err)
+	}
+
+	// What the other node publishes arrives here, and what this one does, too.
+	listening, done := context.WithCancel(ctx)
+	defer done()
+	sub, err := api.Subscribe(listening, connect.NewRequest(&controlv1.SubscribeRequest{Topic: "news"}))
+	if err != nil || !sub.Receive() || sub.Msg().GetMessage() != nil {
+		t.Fatalf("not subscribed: %v, %v", sub, err)
+	}
+	if _, err := api.Publish(ctx, connect.NewRequest(&controlv1.PublishRequest{Topic: "news", Data: []byte("own")})); err != nil {
+		t.Error(err)
+	}
+	eventually(t, "the publisher knows of the subscriber", func() bool {
+		res, err := server.client.Publish(ctx, &controlv1.PublishRequest{Topic: "news", Data: []byte("theirs")})
+		return err == nil && res.GetPeers() == 1
+	})
+	for got := map[string]bool{}; !got["own"] || !got["theirs"]; {
+		if !sub.Receive() {
+			t.Fatalf("got %v, then %v", got, sub.Err())
+		}
+		got[string(sub.Msg().GetMessage().GetData())] = true
+	}
+	done()
+	sub.Close()
 }
 
 func roundTrip(t *testing.T, c net.Conn) {

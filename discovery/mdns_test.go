@@ -1,28 +1,15 @@
 package discovery
 
 import (
-	"crypto/rand"
 	"fmt"
 	"log/slog"
 	"testing"
 
-	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/kith-p2p/kith/addrbook"
+	"github.com/kith-p2p/kith/address"
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
 )
-
-func newID(t *testing.T) peer.ID {
-	t.Helper()
-	_, pub, err := crypto.GenerateEd25519Key(rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	id, err := peer.IDFromPublicKey(pub)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return id
-}
 
 // What a local network says is believed only as far as it can be true of it.
 func TestOnlyAddressesOfThisNetwork(t *testing.T) {
@@ -79,5 +66,24 @@ func TestAnnouncementsAreCapped(t *testing.T) {
 	}
 	if n.HandlePeerFound(first); count != maxPeers+1 {
 		t.Fatal("a known peer can no longer change its addresses")
+	}
+}
+
+// An announcement becomes addresses that the book takes from mDNS.
+func TestAnnouncementsEnterTheBook(t *testing.T) {
+	id := newID(t)
+	found := heard(peer.AddrInfo{ID: id, Addrs: []ma.Multiaddr{
+		ma.StringCast("/ip4/192.168.1.5/tcp/4001"),
+		ma.StringCast("/ip4/192.168.1.5/udp/4001/quic-v1"),
+		ma.StringCast("/ip4/192.168.1.5/udp/4001/webrtc-direct"), // no form of ours
+	}})
+	if len(found) != 2 {
+		t.Fatalf("%v", found)
+	}
+	book := newBook(t, addrbook.Options{})
+	for _, f := range found {
+		if l := book.Learn(f.From, []address.NodeAddress{f.Address}); l.Added != 1 {
+			t.Errorf("%v: %+v", f, l)
+		}
 	}
 }

@@ -127,7 +127,7 @@ func (c *channelCore) request(ctx context.Context, to NodeID, m proto.Message) (
 			c.r.fault(to, c, err)
 			return nil, err
 		}
-		c.recycle(p, got.data)
+		c.recycle(got.data)
 		return m, nil
 	case <-call.gone:
 		if c.closed() {

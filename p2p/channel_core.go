@@ -100,7 +100,11 @@ func (c *channelCore) closed() bool {
 // is cut off for peers without requests.
 func (c *channelCore) frame(h callHead, m proto.Message) ([]byte, error) {
 	var head [callHeadMax]byte
-	b, err := c.codec.encode(h.append(head[:0]), m, c.d.RecvMessageCapacity)
+	return c.encode(h.append(head[:0]), m)
+}
+
+func (c *channelCore) encode(head []byte, m proto.Message) ([]byte, error) {
+	b, err := c.codec.encode(head, m, c.d.RecvMessageCapacity)
 	if err != nil {
 		c.unencodable.Add(1)
 		return nil, fmt.Errorf("%w (channel %s)", err, c.d.Name)
@@ -141,19 +145,25 @@ func (c *channelCore) send(ctx context.Context, to NodeID, m proto.Message, wait
 	if err != nil {
 		return err
 	}
-	frame, err := c.frame(callHead{}, m)
+	var data []byte
+	if p.calls.Contains(c.id) {
+		data, err = c.frame(callHead{}, m)
+	} else {
+		data, err = c.encode(nil, m)
+	}
 	if err != nil {
 		return err
 	}
-	return c.put(ctx, p, c.plainFor(p, frame), wait)
+	return c.put(ctx, p, data, wait)
 }
 
+// put queues what is for this peer alone; it keeps the bytes.
 func (c *channelCore) put(ctx context.Context, p *remote, data []byte, wait bool) error {
 	var err error
 	if wait {
-		err = p.queue.send(ctx, c.id, data, c.deadline())
+		err = p.queue.put(ctx, c.id, data, c.deadline(), true)
 	} else {
-		err = p.queue.trySend(c.id, data, c.deadline())
+		err = p.queue.try(c.id, data, c.deadline(), true)
 	}
 	if err == nil || errors.Is(err, ErrMessageTooLarge) {
 		return err
@@ -208,10 +218,13 @@ const callNumber = 8
 func (c *channelCore) arrived(p *remote, data []byte) {
 	stop := p.conn.Done()
 	if !p.calls.Contains(c.id) {
+		queued := data
 		if c.d.Requests {
-			data = append([]byte{byte(callPlain)}, data...)
+			queued = append([]byte{byte(callPlain)}, data...)
 		}
-		_ = c.in.push(stop, p.id, data)
+		if c.in.push(stop, p.id, queued) != nil {
+			c.r.giveBack(data)
+		}
 		return
 	}
 	head, body, err := parseCall(data)
@@ -222,10 +235,13 @@ func (c *channelCore) arrived(p *remote, data []byte) {
 	}
 	switch head.kind {
 	case callPlain:
+		queued := data
 		if !c.d.Requests { // the channel was opened again, without
-			data = body
+			queued = body
 		}
-		_ = c.in.push(stop, p.id, data)
+		if c.in.push(stop, p.id, queued) != nil {
+			c.r.giveBack(data)
+		}
 	case callRequest:
 		call := c.calls.arrive(c, p, head)
 		if call != nil && c.in.push(stop, p.id, binary.BigEndian.AppendUint64(data, call.number)) != nil {
@@ -257,9 +273,7 @@ func (c *channelCore) receive(ctx context.Context) (incoming, error) {
 			}
 		}
 		if in.message, err = c.codec.decode(body); err == nil {
-			if p := (*c.r.peers.Load())[got.from]; p != nil {
-				c.recycle(p, got.data)
-			}
+			c.recycle(got.data)
 			return in, nil
 		}
 		c.undecodable.Add(1)
@@ -285,9 +299,17 @@ func (c *channelCore) unqueue(data []byte) (call *incomingCall, body []byte) {
 }
 
 // recycle gives the memory of a message that was decoded back to the transport.
-func (c *channelCore) recycle(p *remote, data []byte) {
-	if p.recycler != nil && c.codec.copies {
-		p.recycler.Recycle(data)
+func (c *channelCore) recycle(data []byte) {
+	if c.codec.copies {
+		c.r.giveBack(data)
+	}
+}
+
+// giveBack is recycle of what nobody has looked at: a channel that nobody reads must
+// not keep the collector busy.
+func (r *Router) giveBack(data []byte) {
+	if to := r.recycler.Load(); to != nil {
+		(*to).Recycle(data)
 	}
 }
 

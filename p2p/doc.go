@@ -65,6 +65,10 @@
 // delivered and held against its sender, and a PeerError that is fatal ends the
 // connection. A peer of another network is forgotten and left alone for a day,
 // unless it is persistent. Two kith nodes that dial each other keep one connection.
+// A kith peer is told why its connection is ended; what a peer or its transport says
+// of an end is within the error that the Router logs (ErrPeerClosed, around
+// *mconn.GoodbyeError for example). A peer that restarted takes the place of a
+// session of its own that has fallen silent.
 //
 // # Limits
 //

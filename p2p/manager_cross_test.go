@@ -233,10 +233,7 @@ func TestCrossingDialsKeepTheSameConnection(t *testing.T) {
 // With more dials, what was given up is dialled again: in the end the two agree.
 func TestCrossingDialsAgreeInTheEnd(t *testing.T) {
 	clock := newTestClock()
-	runs := 20_000
-	if testing.Short() {
-		runs = 2000
-	}
+	const runs = 20_000
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	r := rand.New(rand.NewPCG(seed, 0))

@@ -70,6 +70,13 @@ func (c *managerCore) pick() (reservation, bool) {
 			return reservation{}, false // nobody in the book is better than this
 		}
 	}
+	if !c.full() { // whom the book offers is free: it holds all others
+		a, ok := c.book.Reserve(addrbook.Any)
+		if !ok {
+			return reservation{}, false
+		}
+		return c.reserved(a, connmgr.KindAutomatic), true
+	}
 	for range pickTries {
 		a, ok := c.book.Pick(addrbook.Any)
 		if !ok {
@@ -109,14 +116,19 @@ func (c *managerCore) take(a NodeAddress, kind connmgr.Kind) (reservation, bool)
 }
 
 func (c *managerCore) reserve(a NodeAddress, kind connmgr.Kind) reservation {
+	c.book.Hold(a.NodeID)
+	c.book.Attempt(a)
+	return c.reserved(a, kind)
+}
+
+// reserved is reserve of what the book has reserved.
+func (c *managerCore) reserved(a NodeAddress, kind connmgr.Kind) reservation {
 	c.dials++
 	d := reservation{address: a, kind: kind, number: c.dials}
 	c.dialing[a.NodeID] = d
 	if kind == connmgr.KindFeeler {
 		c.feelers++
 	}
-	c.book.Hold(a.NodeID)
-	c.book.Attempt(a)
 	return d
 }
 

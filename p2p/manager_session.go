@@ -266,6 +266,13 @@ func (c *managerCore) evictNext() (NodeID, *session, bool) {
 	return next, s, true
 }
 
+// settleTime is how long a new connection is safe from others that want its
+// place, unless its peer is known for bad behaviour. Without it nodes that want
+// more connections than there are places drive each other out without end, each
+// dialling anew at once; and an attacker who must wait gains nothing by it, for
+// the youngest go first.
+const settleTime = time.Minute
+
 // victim names the inbound connection that makes room for another: the least
 // useful of those with the lowest score. The engine closes it, so its session
 // is over here at once and the newcomer finds the place free.
@@ -278,7 +285,7 @@ func (c *managerCore) victim(candidates []connmgr.Candidate, now time.Time) (num
 			continue
 		}
 		switch score := c.score(NodeID(cand.Identity)); {
-		case score > low || score == PeerScorePersistent:
+		case score > low || score == PeerScorePersistent || score >= 0 && now.Sub(cand.Since) < settleTime:
 			better = true
 			continue
 		case score < low:

@@ -40,7 +40,10 @@ type PeerManagerOptions struct {
 	MaxOutgoingConnections uint16
 	// MinRetryTime is the pause after the first failed dial of an address; it
 	// doubles with each further failure. 0: a failed address is not dialled
-	// again before it is taught or added anew, or the node starts again.
+	// again before it is taught or added anew, or the node starts again. A session
+	// that a Router dialled and that ended sooner than this (at least a second, at
+	// most a minute, is meant), unless we ended it for another peer, counts as one
+	// more failed dial: the peer refused us after the handshake, say.
 	MinRetryTime time.Duration
 	// MaxRetryTime caps the pause. 0: no cap.
 	MaxRetryTime time.Duration

@@ -37,16 +37,20 @@ func (p dialPolicy) Ended(d connmgr.Dial[dialTarget], o connmgr.Outcome) {
 		if r, ok := c.dialing[a.NodeID]; !ok || r.number != d.Tag {
 			return
 		}
-		var refusal *connmgr.Refusal
 		switch {
-		case errors.Is(o.Cause, connmgr.ErrStopped), errors.Is(o.Cause, connmgr.ErrDropped):
-			c.notDialled(a.NodeID, time.Time{})
-		case errors.As(o.Cause, &refusal):
+		case errors.Is(o.Cause, connmgr.ErrRefused):
 			c.notDialled(a.NodeID, now.Add(refusedPause))
+		case ours(o.Cause):
+			c.notDialled(a.NodeID, time.Time{})
 		default:
 			c.dialFailed(a, now)
 		}
 	})
+}
+
+// ours says that a dial ended because of us.
+func ours(cause error) bool {
+	return errors.Is(cause, connmgr.ErrStopped) || errors.Is(cause, connmgr.ErrDropped) || errors.Is(cause, connmgr.ErrRefused)
 }
 
 // Victim is connmgr.Policy's.
@@ -131,9 +135,9 @@ func (m *PeerManager) otherNetwork(id NodeID, why error) {
 	m.book.Shun(id, shunNetwork, why.Error())
 }
 
-// inboundAddress remembers where an inbound peer says it listens: unproven
-// until somebody dials it.
-func (m *PeerManager) inboundAddress(a NodeAddress, from Endpoint) {
+// saidAddress remembers where a peer says that it listens: unproven until
+// somebody dials it.
+func (m *PeerManager) saidAddress(a NodeAddress, from Endpoint) {
 	_, _ = m.AddFrom(a, Source{Kind: addrbook.Inbound, Peer: a.NodeID, IP: ipOf(from), Protocol: a.Protocol})
 }
 

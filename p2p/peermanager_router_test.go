@@ -322,8 +322,8 @@ func TestRegressionWorstOfAllIsTheVictim(t *testing.T) {
 func TestInboundAddress(t *testing.T) {
 	m := newManager(t, PeerManagerOptions{})
 	a := numberedAddress(1, 0)
-	m.inboundAddress(a, Endpoint{Protocol: "mconn", IP: []byte{80, 1, 1, 1}})
-	m.inboundAddress(NodeAddress{}, Endpoint{})
+	m.saidAddress(a, Endpoint{Protocol: "mconn", IP: []byte{80, 1, 1, 1}})
+	m.saidAddress(NodeAddress{}, Endpoint{})
 	if e, ok := m.book.Entry(a); !ok || e.Verified || e.Source.Kind != addrbook.Inbound {
 		t.Fatal(e, ok)
 	}

@@ -39,6 +39,11 @@ type RouterOptions struct {
 	// Nil: none is refused.
 	FilterPeerByIP func(context.Context, net.IP, uint16) error
 	FilterPeerByID func(context.Context, NodeID) error
+	// Dialled is told the outcome of every dial: nil when the peer was there and
+	// may stay, otherwise why not. Dials that we gave up ourselves, because the
+	// Router stopped or its limits left no room, are not told. It must not block.
+	// Nil: nobody is told.
+	Dialled func(NodeAddress, error)
 
 	// Limits guard the accepting side. Nil: connmgr.DefaultLimits, without the
 	// totals, which are the PeerManager's, and without the refusal of duplicates,
@@ -163,6 +168,10 @@ type Router struct {
 	// Read by every message, so replaced, not changed; mu guards the replacing.
 	channels atomic.Pointer[map[ChannelID]*channelCore]
 	peers    atomic.Pointer[map[NodeID]*remote]
+
+	// recycler is the latest connection, where the only transport wants the memory
+	// of messages back: any connection of a transport takes it.
+	recycler atomic.Pointer[Recycler]
 
 	counters   routerCounters
 	background sync.WaitGroup // see inBackground

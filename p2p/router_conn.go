@@ -13,6 +13,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/kith-p2p/kith/addrbook"
 	"github.com/kith-p2p/kith/address"
 	"github.com/kith-p2p/kith/connmgr"
 )
@@ -105,6 +106,7 @@ func (r *Router) establish(ctx context.Context, l *link, at connmgr.EstablishInf
 	if len(remote.IP) > 0 {
 		mine.Extensions.Observed = remote.IP.String()
 	}
+	mine.Extensions.ListenAddrs = r.listenAddrs(remote)
 	info, key, err := l.conn.Handshake(ctx, mine, r.o.PrivKey)
 	if err != nil {
 		return fmt.Errorf("p2p: handshake with %v: %w", remote, err)
@@ -224,6 +226,9 @@ func (r *Router) connected(c *connmgr.Conn[dialTarget, *link]) {
 	defer r.protect(l.transport, p.id)
 	defer r.removePeer(p)
 	r.learn(p)
+	if told := r.o.Dialled; told != nil && c.Direction() == connmgr.Outbound {
+		told(c.Dial().Target.address, nil)
+	}
 	if !r.pm.sessionReady(p.id, p.number, p.channels) {
 		r.say(l, ErrSuperseded)
 		_ = c.CloseWith(ErrSuperseded)
@@ -276,14 +281,33 @@ func (r *Router) learn(p *remote) {
 	if seen, err := netip.ParseAddr(p.info.Extensions.Observed); err == nil {
 		r.pm.observedAt(at, seen)
 	}
+	for _, url := range p.info.Extensions.ListenAddrs {
+		if a, err := ParseNodeAddress(url); err == nil && a.NodeID == p.id {
+			r.pm.saidAddress(a, at)
+		}
+	}
 	if p.conn.Direction() == connmgr.Outbound {
 		return
 	}
 	if _, text, err := net.SplitHostPort(strings.TrimPrefix(p.info.ListenAddr, "tcp://")); err == nil && len(at.IP) > 0 {
 		if port, err := strconv.ParseUint(text, 10, 16); err == nil && port > 0 {
-			r.pm.inboundAddress(NodeAddress{NodeID: p.id, Protocol: at.Protocol, Hostname: at.IP.String(), Port: uint16(port)}, at)
+			r.pm.saidAddress(NodeAddress{NodeID: p.id, Protocol: at.Protocol, Hostname: at.IP.String(), Port: uint16(port)}, at)
 		}
 	}
+}
+
+// listenAddrs says where the transports listen, as far as a peer there can make
+// use of it.
+func (r *Router) listenAddrs(remote Endpoint) (urls []string) {
+	to := addrbook.Audience{IP: ipOf(remote), Protocol: remote.Protocol, AnyScope: !r.pm.core.o.ScopeAddresses}
+	for _, t := range r.o.Transports {
+		for _, e := range t.Endpoints() {
+			if a := e.NodeAddress(r.o.NodeInfo.NodeID); len(urls) < MaxNodeInfoAddresses && addrbook.MayTell(a, to) {
+				urls = append(urls, a.String())
+			}
+		}
+	}
+	return urls
 }
 
 // addPeer makes the session of a connection known, unless the PeerManager has

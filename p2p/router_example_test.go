@@ -2,8 +2,9 @@ package p2p_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"runtime"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -89,31 +90,46 @@ func ExampleOpenTyped() {
 	// hello, world <nil>
 }
 
-// echo is the reactor of ADR 062: it pings all peers every 5 s, answers pings, and
-// reports peers that say something else.
-func echo(ctx context.Context, channel *p2p.Channel, name string, said func(string)) {
-	tick := time.NewTicker(5 * time.Second)
-	defer tick.Stop()
+// echo is the reactor of ADR 062: it pings a peer that comes up, and all peers every
+// 5 s; it answers pings, and reports peers that say anything else. It ends with its
+// context, or when the Router stops. said hears what happens.
+func echo(ctx context.Context, channel *p2p.Channel, peers *p2p.PeerUpdates, said func(what string, peer p2p.NodeID)) {
+	ticker := time.NewTicker(5 * time.Second)
+	defer ticker.Stop()
+	send := func(e p2p.Envelope) {
+		select {
+		case channel.Out <- e: // queued for the peer, or dropped and counted: it does not wait for the peer
+		case <-channel.Done():
+		}
+	}
+	ping, pong := wrapperspb.String("ping"), wrapperspb.String("pong")
 	for {
 		select {
-		case <-tick.C:
-			select {
-			case channel.Out <- p2p.Envelope{Broadcast: true, Message: wrapperspb.String("ping")}:
-			case <-channel.Done():
-				return
+		case up, ok := <-peers.Updates():
+			if !ok {
+				return // the PeerManager was closed
 			}
+			if up.Status == p2p.PeerStatusUp {
+				send(p2p.Envelope{To: up.NodeID, Message: ping})
+			}
+		case <-ticker.C:
+			send(p2p.Envelope{Broadcast: true, Message: ping})
 		case e, ok := <-channel.In:
 			if !ok {
-				return
+				return // the channel was closed, or the Router stopped
 			}
-			switch m := e.Message.(*wrapperspb.StringValue); m.Value {
+			switch m := e.Message.(*wrapperspb.StringValue); m.GetValue() {
 			case "ping":
-				said(name + " is asked")
-				channel.Out <- p2p.Envelope{To: e.From, Message: wrapperspb.String("pong")}
+				said("ping", e.From)
+				send(p2p.Envelope{To: e.From, Message: pong})
 			case "pong":
-				said(name + " is answered")
+				said("pong", e.From)
 			default:
-				channel.Error <- p2p.PeerError{NodeID: e.From, Err: errors.New("what is " + m.Value + "?")}
+				said("unknown", e.From)
+				select {
+				case channel.Error <- p2p.PeerError{NodeID: e.From, Err: fmt.Errorf("unexpected message %q", m.GetValue())}:
+				case <-channel.Done():
+				}
 			}
 		case <-ctx.Done():
 			return
@@ -121,54 +137,86 @@ func echo(ctx context.Context, channel *p2p.Channel, name string, said func(stri
 	}
 }
 
+// The echo reactor on two nodes. The first pings the second and is answered; then
+// the second says what the first does not know, which costs it a point.
 func ExampleRouter_OpenChannel() {
 	network := memory.NewNetwork(memory.Options{})
-	router, peers, _ := exampleNode(network, 1)
-	defer peers.Close()
-	channel, err := router.OpenChannel(0x11, new(wrapperspb.StringValue))
-	if err != nil {
-		panic(err)
-	}
-	if err := router.Start(); err != nil {
-		panic(err)
-	}
+	one, peersOfOne, _ := exampleNode(network, 1)
+	two, peersOfTwo, addressOfTwo := exampleNode(network, 2)
+	defer peersOfOne.Close()
+	defer peersOfTwo.Close()
 	ctx, stop := context.WithCancel(context.Background())
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		echo(ctx, channel, "one", func(what string) { fmt.Println(what) })
-	}()
+	var reactors sync.WaitGroup
+	heard := make(chan string, 16)
+	run := func(r *p2p.Router, pm *p2p.PeerManager, said func(string, p2p.NodeID)) *p2p.Channel {
+		channel, err := r.OpenChannel(0x11, new(wrapperspb.StringValue))
+		if err != nil {
+			panic(err)
+		}
+		updates := pm.Subscribe()
+		reactors.Go(func() {
+			defer updates.Close()
+			echo(ctx, channel, updates, said)
+		})
+		if err := r.Start(); err != nil {
+			panic(err)
+		}
+		return channel
+	}
+	run(one, peersOfOne, func(what string, _ p2p.NodeID) {
+		if what != "ping" { // those of the other node come whenever they come
+			heard <- what
+		}
+	})
+	channelOfTwo := run(two, peersOfTwo, func(string, p2p.NodeID) {})
+
+	if _, err := peersOfOne.Add(addressOfTwo); err != nil {
+		panic(err)
+	}
+	fmt.Println("node two said:", <-heard)
+	channelOfTwo.Out <- p2p.Envelope{Broadcast: true, Message: wrapperspb.String("what's up?")}
+	fmt.Println("node two said:", <-heard)
+	for peersOfOne.Scores()[addressOfTwo.NodeID] == 0 { // the report is on its way
+		runtime.Gosched()
+	}
+	fmt.Println("score of node two:", peersOfOne.Scores()[addressOfTwo.NodeID])
+
 	stop()
-	<-done
-	fmt.Println(router.Stop())
-	// Output: <nil>
+	reactors.Wait()
+	fmt.Println(one.Stop(), two.Stop())
+	// Output:
+	// node two said: pong
+	// node two said: unknown
+	// score of node two: -1
+	// <nil> <nil>
 }
 
-// The echo reactor of the example, on two nodes, for 12 s of virtual time.
+// The echo reactor of the example, on two nodes, for 12 s of virtual time: each
+// pings when the other comes up, and twice later.
 func TestEchoReactor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		network := memory.NewNetwork(memory.Options{})
 		a, peersOfA, _ := exampleNode(network, 1)
 		b, peersOfB, addressOfB := exampleNode(network, 2)
-		count := make(map[string]int)
 		heard := make(chan string, 100)
 		ctx, stop := context.WithCancel(t.Context())
-		done := make(chan struct{}, 2)
-		for name, r := range map[string]*p2p.Router{"a": a, "b": b} {
-			channel, err := r.OpenChannel(0x11, new(wrapperspb.StringValue))
+		var reactors sync.WaitGroup
+		for name, n := range map[string]struct {
+			r  *p2p.Router
+			pm *p2p.PeerManager
+		}{"a": {a, peersOfA}, "b": {b, peersOfB}} {
+			channel, err := n.r.OpenChannel(0x11, new(wrapperspb.StringValue))
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := r.Start(); err != nil {
+			updates := n.pm.Subscribe()
+			if err := n.r.Start(); err != nil {
 				t.Fatal(err)
 			}
-			go func() {
-				echo(ctx, channel, name, func(what string) { heard <- what })
-				done <- struct{}{}
-			}()
-			if name == "a" {
-				defer func() { <-channel.Done() }()
-			}
+			reactors.Go(func() {
+				defer updates.Close()
+				echo(ctx, channel, updates, func(what string, _ p2p.NodeID) { heard <- name + " hears " + what })
+			})
 		}
 		if _, err := peersOfA.Add(addressOfB); err != nil {
 			t.Fatal(err)
@@ -176,9 +224,9 @@ func TestEchoReactor(t *testing.T) {
 		time.Sleep(12 * time.Second)
 		synctest.Wait()
 		stop()
-		<-done
-		<-done
+		reactors.Wait()
 		close(heard)
+		count := make(map[string]int)
 		for what := range heard {
 			count[what]++
 		}
@@ -186,7 +234,7 @@ func TestEchoReactor(t *testing.T) {
 			t.Errorf("%v", count)
 		}
 		for what, n := range count {
-			if n != 2 {
+			if n != 3 {
 				t.Errorf("%s %d times", what, n)
 			}
 		}

@@ -71,10 +71,13 @@ func (w *world) node(change ...func(*p2p.RouterOptions)) *testNode {
 	id := key.Public().NodeID()
 	peers := w.peers
 	if peers.MinRetryTime == 0 {
-		peers.MinRetryTime = 10 * time.Millisecond
+		peers.MinRetryTime, peers.MaxRetryTime = 10*time.Millisecond, 100*time.Millisecond
 	}
-	if peers.DisconnectCooldownPeriod == 0 {
+	switch peers.DisconnectCooldownPeriod {
+	case 0:
 		peers.DisconnectCooldownPeriod = 50 * time.Millisecond
+	case -1: // none
+		peers.DisconnectCooldownPeriod = 0
 	}
 	pm, err := p2p.NewPeerManager(id, addrbook.NewMemoryStore(), peers)
 	if err != nil {
@@ -130,12 +133,17 @@ func (w *world) connect(a *testNode, others ...*testNode) {
 	}
 }
 
-// until waits for a condition.
+// until waits for a condition, within for at most a time.
 func (w *world) until(ok func() bool) {
 	w.Helper()
-	for end := time.Now().Add(15 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
+	w.within(15*time.Second, ok)
+}
+
+func (w *world) within(d time.Duration, ok func() bool) {
+	w.Helper()
+	for end := time.Now().Add(d); !ok(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(end) {
-			w.Fatal("waited for 15 s")
+			w.Fatalf("waited for %v", d)
 		}
 	}
 }

@@ -29,7 +29,6 @@ type remote struct {
 	channels ChannelIDSet // what the peer announced
 	calls    ChannelIDSet // on which both sides announced requests, as link.calls
 	queue    *sendQueue   // all that waits to be sent
-	recycler Recycler     // nil: the transport does not want its memory back
 
 	received, receivedBytes atomic.Uint64
 }
@@ -42,7 +41,9 @@ func newRemote(r *Router, c *connmgr.Conn[dialTarget, *link], channels map[Chann
 		p.channels[id] = struct{}{}
 	}
 	if len(r.o.Transports) == 1 { // with several, a message could go back to another than it came from
-		p.recycler, _ = l.conn.(Recycler)
+		if to, ok := l.conn.(Recycler); ok {
+			r.recycler.Store(&to)
+		}
 	}
 	total := queueLimits{messages: r.o.SendQueueMessages, bytes: r.o.SendQueueBytes}
 	var sends []sendChannel
@@ -118,25 +119,15 @@ func closeCause(err error) error {
 // read hands every message to its channel until the connection ends. It runs
 // no code of the receivers.
 func (p *remote) read(conn Connection) error {
-	near, _ := conn.(interface{ RTT() time.Duration })
+	near, _ := conn.(rttTeller)
+	if c, ok := conn.(ConcurrentReceiver); ok {
+		return p.readChannels(c, near)
+	}
 	for {
 		id, data, err := conn.ReceiveMessage()
 		if err != nil {
 			return err
 		}
-		n := p.received.Add(1)
-		p.receivedBytes.Add(uint64(len(data)))
-		if n%usefulEvery == 1 {
-			p.conn.NoteUseful(usefulEvery)
-			if near != nil {
-				p.conn.NoteRTT(near.RTT())
-			}
-		}
-		c := (*p.r.channels.Load())[id]
-		if c == nil {
-			p.r.counters.unknownChannel.Add(1)
-			continue
-		}
-		c.arrived(p, data)
+		p.take(near, id, data)
 	}
 }

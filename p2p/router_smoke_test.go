@@ -29,7 +29,7 @@ func newTestNode(t testing.TB, seed byte) *testNode {
 		t.Fatal(err)
 	}
 	id := key.Public().NodeID()
-	pm, err := p2p.NewPeerManager(id, addrbook.NewMemoryStore(), p2p.PeerManagerOptions{MinRetryTime: 10 * time.Millisecond})
+	pm, err := p2p.NewPeerManager(id, addrbook.NewMemoryStore(), p2p.PeerManagerOptions{MinRetryTime: 10 * time.Millisecond, MaxRetryTime: 100 * time.Millisecond})
 	if err != nil {
 		t.Fatal(err)
 	}

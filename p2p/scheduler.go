@@ -44,6 +44,7 @@ type outMessage struct {
 	data     []byte
 	deadline time.Duration // on the scheduler's clock; 0 is none
 	number   uint64
+	owned    bool // nobody else has data: its memory is used again once it was sent
 }
 
 // sendWaiter is a message whose sender waits for room. done is closed when it
@@ -51,6 +52,7 @@ type outMessage struct {
 type sendWaiter struct {
 	data     []byte
 	deadline time.Duration
+	owned    bool // as outMessage.owned
 	refused  error
 	done     chan struct{}
 }
@@ -251,7 +253,7 @@ func (s *scheduler) fits(l *lane, n int) bool {
 
 func (s *scheduler) accept(l *lane, data []byte, deadline time.Duration) {
 	s.number++
-	l.queue.push(outMessage{data, deadline, s.number})
+	l.queue.push(outMessage{data: data, deadline: deadline, number: s.number})
 	l.bytes += len(data)
 	s.bytes += len(data)
 	s.messages++
@@ -267,6 +269,13 @@ func (s *scheduler) accept(l *lane, data []byte, deadline time.Duration) {
 func (s *scheduler) wait(id ChannelID, w *sendWaiter) {
 	s.lanes[id].waiters.push(w)
 	s.waiting++
+}
+
+// own says that the message which was accepted last on a channel, just now, belongs
+// to the scheduler: when its last chunk has gone out its memory is used again.
+func (s *scheduler) own(id ChannelID) {
+	q := &s.lanes[id].queue
+	q.at(q.len() - 1).owned = true
 }
 
 // giveUp counts a sender that was told to wait and does not want to: now (w is
@@ -302,6 +311,7 @@ func (s *scheduler) admit() {
 				w := l.waiters.pop()
 				s.waiting--
 				s.accept(l, w.data, w.deadline)
+				l.queue.at(l.queue.len() - 1).owned = w.owned
 				close(w.done)
 			}
 		}

@@ -127,6 +127,9 @@ func (s *scheduler) settle(l *lane) {
 		s.forget(l, m)
 		s.retire(l)
 		s.admit()
+		if m.owned {
+			freeFrame(m.data)
+		}
 	}
 	if s.closed {
 		s.cut(l)

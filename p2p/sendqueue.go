@@ -81,12 +81,21 @@ func (q *sendQueue) remove(id ChannelID) {
 // the queue has grown. A message whose deadline passes before its first chunk is
 // sent is dropped then, and counted; the zero deadline is none.
 func (q *sendQueue) trySend(id ChannelID, data []byte, deadline time.Time) error {
+	return q.try(id, data, deadline, false)
+}
+
+// try is trySend. owned says that nobody else has the bytes: their memory is used
+// again once they were sent.
+func (q *sendQueue) try(id ChannelID, data []byte, deadline time.Time, owned bool) error {
 	at := q.at(deadline)
 	q.mu.Lock()
 	v, reason := q.sched.offer(id, data, at)
 	if v == mustWait {
 		q.sched.giveUp(id, nil, DropFull)
 		v, reason = refused, DropFull
+	}
+	if v == accepted && owned {
+		q.sched.own(id)
 	}
 	q.unlock()
 	if v == refused {
@@ -98,6 +107,11 @@ func (q *sendQueue) trySend(id ChannelID, data []byte, deadline time.Time) error
 // send is trySend, but where the channel's policy is SendBlock it waits for room
 // until the context ends, and then returns the context's error.
 func (q *sendQueue) send(ctx context.Context, id ChannelID, data []byte, deadline time.Time) error {
+	return q.put(ctx, id, data, deadline, false)
+}
+
+// put is send, with owned as in try.
+func (q *sendQueue) put(ctx context.Context, id ChannelID, data []byte, deadline time.Time, owned bool) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -105,13 +119,16 @@ func (q *sendQueue) send(ctx context.Context, id ChannelID, data []byte, deadlin
 	q.mu.Lock()
 	v, reason := q.sched.offer(id, data, at)
 	if v != mustWait {
+		if v == accepted && owned {
+			q.sched.own(id)
+		}
 		q.unlock()
 		if v == refused {
 			return refusal(reason, id, len(data))
 		}
 		return nil
 	}
-	w := &sendWaiter{data: data, deadline: at, done: make(chan struct{})}
+	w := &sendWaiter{data: data, deadline: at, owned: owned, done: make(chan struct{})}
 	q.sched.wait(id, w)
 	q.unlock()
 	select {

@@ -17,6 +17,10 @@ type (
 	Protocol    = address.Protocol
 )
 
+// ParseNodeAddress reads a node address, "mconn://id@host:port/path", "memory:id" or
+// "id@host:port", as address.ParseNodeAddress does, whose errors it returns.
+func ParseNodeAddress(url string) (NodeAddress, error) { return address.ParseNodeAddress(url) }
+
 // ChannelID names a channel. The mconn transport carries 0x00 to 0x7F.
 type ChannelID uint16
 

@@ -3,7 +3,6 @@ package p2p
 import (
 	"fmt"
 	"math/rand/v2"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -171,15 +170,23 @@ func TestDownBetweenTwoUpsIsHeard(t *testing.T) {
 // A subscription hears what comes after it, and not what was on its way.
 func TestSubscribeFromNowOn(t *testing.T) {
 	m := newManager(t, PeerManagerOptions{})
-	m.deliver.Lock() // whoever sends waits here
-	var coming sync.WaitGroup
-	coming.Go(func() { comes(t, m, nodeID("a")) })
-	for m.Status(nodeID("a")) != PeerStatusUp {
-		time.Sleep(time.Millisecond)
+	if err := m.Accepted(nodeID("a")); err != nil {
+		t.Fatal(err)
 	}
+	// As in do, up to where its lock is given back and nothing is sent yet.
+	m.mu.Lock()
+	m.core.ready(nodeID("a"), m.core.connected[nodeID("a")], nil)
+	for _, up := range m.core.updates {
+		m.outbox = append(m.outbox, delivery{up, m.subscriptions})
+	}
+	waiting := len(m.outbox)
+	m.core.updates = nil
+	m.mu.Unlock()
 	sub := m.Subscribe()
-	m.deliver.Unlock()
-	coming.Wait()
+	m.sendUpdates()
+	if waiting != 1 {
+		t.Fatalf("%d updates were on their way", waiting)
+	}
 	if len(sub.Updates()) != 0 {
 		t.Fatal(<-sub.Updates())
 	}

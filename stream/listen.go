@@ -126,6 +126,19 @@ func (l *listener) enqueue(c *Conn) network.StreamErrorCode {
 	}
 }
 
+// Serve hands each connection of a listener made by Listen to handle, one after
+// another, until the listener is closed. handle must return soon: it starts what
+// takes time.
+func Serve(l net.Listener, handle func(*Conn)) {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return // net.ErrClosed; there is no other
+		}
+		handle(c.(*Conn))
+	}
+}
+
 func (l *listener) Accept() (net.Conn, error) {
 	select {
 	case <-l.done: // preferred: nothing is accepted after Close

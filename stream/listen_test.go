@@ -258,3 +258,26 @@ func TestAddresses(t *testing.T) {
 		}
 	})
 }
+
+func TestServeUntilClosed(t *testing.T) {
+	h, tag := newHost(t, ""), newTag()
+	ln, err := Listen(h, tag)
+	if err != nil {
+		t.Fatal(err)
+	}
+	served, over := make(chan *Conn), make(chan struct{})
+	go func() {
+		defer close(over)
+		Serve(ln, func(c *Conn) { served <- c })
+	}()
+	for range 3 {
+		c, err := Dial(t.Context(), h, h.ID(), tag)
+		if err != nil {
+			t.Fatal(err)
+		}
+		(<-served).Close()
+		c.Close()
+	}
+	ln.Close()
+	<-over
+}

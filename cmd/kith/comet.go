@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
+	"github.com/kith-p2p/kith"
 	"github.com/kith-p2p/kith/comet"
 	"github.com/spf13/cobra"
 )
@@ -50,16 +52,51 @@ func (a *app) withComet(ctx context.Context, f *cometFlags, at string, do func(*
 	defer stop()
 	within, cancel := context.WithTimeout(ctx, f.timeout)
 	defer cancel()
-	c, err := comet.Dial(within, at, comet.Options{Network: f.network, Logger: a.log})
-	stop()
-	if errors.Is(err, comet.ErrAddress) {
-		return usagef("%v", err)
+	o := comet.Options{Network: f.network, Wait: f.timeout}
+	if a.logLevel != "" { // what matters comes as an error anyway
+		o.Logger = a.log
 	}
+	c, err := comet.Dial(within, at, o)
+	stop()
 	if err != nil {
-		return err
+		return cometFault(err)
 	}
 	defer c.Close()
-	return do(c)
+	return cometFault(do(c))
+}
+
+// cometError is an error about a CometBFT node in the words of this program.
+type cometError struct {
+	text string
+	err  error
+}
+
+func (e *cometError) Error() string { return e.text }
+func (e *cometError) Unwrap() error { return e.err }
+
+// cometFault says what to do next about an error of package comet.
+func cometFault(err error) error {
+	if err == nil || errors.Is(err, kith.ErrUsage) || errors.Is(err, context.Canceled) {
+		return err
+	}
+	text := strings.TrimPrefix(err.Error(), "comet: ")
+	switch {
+	case errors.Is(err, comet.ErrAddress):
+		return usagef("%s", text)
+	case errors.Is(err, comet.ErrWrongPeer):
+		text += "; check the ID, or leave it out to believe whoever answers"
+	case errors.Is(err, comet.ErrNetwork):
+		text += "; check --network, or leave it out"
+	case errors.Is(err, comet.ErrNoBlock):
+		text += "; `kith comet status` says which blocks it has"
+	case errors.Is(err, comet.ErrInvalid):
+		text += "; do not believe this node, ask another one"
+	case errors.Is(err, comet.ErrNotNode):
+		text += "; check that the node runs and that the port is that of p2p.laddr (26656 by default), not of its RPC"
+	case errors.Is(err, context.DeadlineExceeded):
+		text += "; --timeout gives it longer"
+	}
+	return &cometError{text, err}
 }
 
 // printValue prints one value as a line of JSON.
@@ -98,8 +135,7 @@ func (a *app) cometStatusCommand() *cobra.Command {
 						"channels": channels, "height": s.Height, "base": s.Base,
 					})
 				}
-				t := newTable(a.stdout)
-				t.row("ID", string(info.NodeID))
+				t := newTable(a.stdout, "ID", string(info.NodeID))
 				t.row("MONIKER", clean(info.Moniker))
 				t.row("NETWORK", clean(info.Network))
 				t.row("VERSION", clean(info.Version))
@@ -123,7 +159,8 @@ func (a *app) cometBlocksCommand() *cobra.Command {
 		Short: "Print the blocks of a CometBFT node, and new ones as they come",
 		Long: `Fetch blocks, from the newest or from --from on, and go on with new ones until
 Ctrl-C or --count. Each is checked against its own header and against the block
-before it, not against the validators' signatures.`,
+before it, not against the validators' signatures. A node that does not answer
+for --timeout ends it.`,
 		Example: "  kith comet blocks ID@127.0.0.1:26656\n  kith comet blocks ID@127.0.0.1:26656 --from 1 -n 10 --json",
 		Args:    takes(1, 1, "an ADDRESS"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -185,7 +222,11 @@ gives no answer: whether the transaction was taken, the blocks show.`,
 			tx := []byte(args[1])
 			var err error
 			if args[1] == "-" {
-				if tx, err = io.ReadAll(io.LimitReader(a.stdin, comet.MaxTx+1)); err != nil {
+				most := int64(comet.MaxTx + 1)
+				if encoded {
+					most *= 2 // base64 takes 4 characters for 3 bytes, and ends of lines
+				}
+				if tx, err = io.ReadAll(io.LimitReader(a.stdin, most)); err != nil {
 					return fmt.Errorf("cannot read the transaction from standard input: %w", err)
 				}
 			}

@@ -95,7 +95,8 @@ addressed by who they are; traffic is encrypted and authenticated by their keys.
 	root.AddCommand(
 		a.upCommand(), a.tryCommand(), a.idCommand(), a.exposeCommand(), a.connectCommand(), a.lsCommand(),
 		a.streamsCommand(), a.closeCommand(), a.p2pCommand(), a.peersCommand(), a.dialCommand(), a.pingCommand(),
-		a.statusCommand(), a.cometCommand(), a.downCommand(), a.completionCommand(), a.versionCommand(),
+		a.statusCommand(), a.findCommand(), a.bookCommand(), a.bootstrapCommand(), a.routerCommand(), a.callCommand(), a.servicesCommand(),
+		a.pubCommand(), a.subCommand(), a.cometCommand(), a.downCommand(), a.completionCommand(), a.versionCommand(),
 	)
 	root.InitDefaultHelpCmd()
 	if help, _, err := root.Find([]string{"help"}); err == nil {

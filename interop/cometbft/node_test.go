@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/url"
@@ -26,8 +28,10 @@ const (
 	stopTimeout = 15 * time.Second // from SIGTERM to SIGKILL
 )
 
-// A node is a running CometBFT node, a single validator that makes blocks.
+// A node is a running CometBFT node, a single validator that makes blocks, or
+// another node of such a one's chain.
 type node struct {
+	home     string
 	id       p2p.NodeID
 	network  string
 	endpoint p2p.Endpoint
@@ -36,8 +40,17 @@ type node struct {
 	exited   chan struct{}
 }
 
-// startNode makes a new chain with one node and returns when it has a block.
-func startNode(t *testing.T, r release, flags ...string) *node {
+// A setup is what is special about a node.
+type setup struct {
+	config map[string]string // values of config.toml, as they stand there
+	flags  []string          // of cometbft start
+	chain  *node             // whose chain it joins; nil: it makes its own
+}
+
+// startNode starts a node of a new chain and returns when it has a block. A node
+// that joins a chain may have to wait for peers, so there it returns when it
+// answers.
+func startNode(t *testing.T, r release, s setup) *node {
 	t.Helper()
 	bin, err := r.binary()
 	if err != nil {
@@ -47,9 +60,19 @@ func startNode(t *testing.T, r release, flags ...string) *node {
 	if out, err := exec.Command(bin, "init", "--home", home).CombinedOutput(); err != nil {
 		t.Fatalf("cometbft init: %v\n%s", err, out)
 	}
-	configure(t, filepath.Join(home, "config", "config.toml"))
+	configure(t, filepath.Join(home, "config", "config.toml"), s.config)
+	if s.chain != nil {
+		genesis, err := os.ReadFile(filepath.Join(s.chain.home, "config", "genesis.json"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(home, "config", "genesis.json"), genesis, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
 	p2pPort, rpcPort := freePort(t), freePort(t)
 	n := &node{
+		home:     home,
 		endpoint: p2p.Endpoint{Protocol: "mconn", IP: net.IPv4(127, 0, 0, 1).To4(), Port: uint16(p2pPort)},
 		rpc:      fmt.Sprintf("http://127.0.0.1:%d", rpcPort),
 		log:      filepath.Join(t.TempDir(), "node.log"),
@@ -61,7 +84,7 @@ func startNode(t *testing.T, r release, flags ...string) *node {
 	}
 	defer out.Close()
 	cmd := exec.Command(bin, append([]string{"start", "--home", home, "--proxy_app=kvstore",
-		"--p2p.laddr", fmt.Sprintf("tcp://127.0.0.1:%d", p2pPort), "--rpc.laddr", fmt.Sprintf("tcp://127.0.0.1:%d", rpcPort)}, flags...)...)
+		"--p2p.laddr", fmt.Sprintf("tcp://127.0.0.1:%d", p2pPort), "--rpc.laddr", fmt.Sprintf("tcp://127.0.0.1:%d", rpcPort)}, s.flags...)...)
 	cmd.Stdout, cmd.Stderr = out, out
 	dieWithParent(cmd)
 	if err := cmd.Start(); err != nil {
@@ -102,7 +125,7 @@ func startNode(t *testing.T, r release, flags ...string) *node {
 			return err
 		}
 		n.id, n.network = status.NodeInfo.ID, status.NodeInfo.Network
-		if status.SyncInfo.Height < 1 {
+		if status.SyncInfo.Height < 1 && s.chain == nil {
 			return errors.New("no block yet")
 		}
 		return nil
@@ -111,13 +134,15 @@ func startNode(t *testing.T, r release, flags ...string) *node {
 }
 
 // configure lets the node take peers of this machine, and make blocks fast.
-func configure(t *testing.T, path string) {
+func configure(t *testing.T, path string, more map[string]string) {
 	t.Helper()
 	data, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for key, value := range map[string]string{"addr_book_strict": "false", "allow_duplicate_ip": "true", "timeout_commit": `"200ms"`} {
+	values := map[string]string{"addr_book_strict": "false", "allow_duplicate_ip": "true", "timeout_commit": `"200ms"`}
+	maps.Copy(values, more)
+	for key, value := range values {
 		line := regexp.MustCompile(`(?m)^` + key + ` *=.*$`)
 		if !line.Match(data) {
 			t.Fatalf("no %s in %s", key, path)
@@ -175,6 +200,54 @@ func (n *node) ask(path string, result any) error {
 	return json.Unmarshal(answer.Result, result)
 }
 
+// address is where and who the node is, as in persistent_peers.
+func (n *node) address() string { return fmt.Sprintf("%s@127.0.0.1:%d", n.id, n.endpoint.Port) }
+
+// peers are the IDs and monikers of the node's peers.
+func (n *node) peers() (map[p2p.NodeID]string, error) {
+	var info struct {
+		Peers []struct {
+			NodeInfo struct {
+				ID      p2p.NodeID `json:"id"`
+				Moniker string     `json:"moniker"`
+			} `json:"node_info"`
+		} `json:"peers"`
+	}
+	err := n.ask("/net_info", &info)
+	peers := make(map[p2p.NodeID]string)
+	for _, p := range info.Peers {
+		peers[p.NodeInfo.ID] = p.NodeInfo.Moniker
+	}
+	return peers, err
+}
+
+// blockHash is what the node's RPC says the hash of a block is.
+func (n *node) blockHash(t *testing.T, height int64) string {
+	t.Helper()
+	var said struct {
+		BlockID struct {
+			Hash string `json:"hash"`
+		} `json:"block_id"`
+	}
+	if err := n.ask(fmt.Sprintf("/block?height=%d", height), &said); err != nil {
+		t.Fatal(err)
+	}
+	return said.BlockID.Hash
+}
+
+// waitHeight waits until the node has a block.
+func (n *node) waitHeight(t *testing.T, height int64) {
+	t.Helper()
+	poll(t, fmt.Sprintf("block %d", height), func() error {
+		var said struct {
+			BlockID struct {
+				Hash string `json:"hash"`
+			} `json:"block_id"`
+		}
+		return n.ask(fmt.Sprintf("/block?height=%d", height), &said)
+	})
+}
+
 // query is what the application has under a key; "" for nothing.
 func (n *node) query(key string) (string, error) {
 	var result struct {
@@ -207,21 +280,27 @@ var ports struct {
 	next int
 }
 
-// freePort finds a port of 127.0.0.1 from 12101 on that nobody listens on. They lie
-// below 32768, where Linux takes the ports of outgoing connections from.
+// Ports lie below 32768, where Linux takes those of outgoing connections from.
+// Each process begins elsewhere, so that two seldom meet.
+const firstPort, manyPorts = 12101, 20_000
+
+// freePort finds a port of 127.0.0.1 that nobody listens on.
 func freePort(t *testing.T) int {
 	t.Helper()
 	ports.Lock()
 	defer ports.Unlock()
-	for range 40 {
-		port := 12101 + ports.next%40
+	if ports.next == 0 {
+		ports.next = rand.IntN(manyPorts)
+	}
+	for range 200 {
 		ports.next++
+		port := firstPort + ports.next%manyPorts
 		l, err := net.Listen("tcp4", fmt.Sprintf("127.0.0.1:%d", port))
 		if err == nil {
 			l.Close()
 			return port
 		}
 	}
-	t.Fatal("no free port between 12101 and 12140 on 127.0.0.1")
+	t.Fatal("no free port above 12100 on 127.0.0.1")
 	return 0
 }

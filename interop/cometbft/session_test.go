@@ -19,18 +19,26 @@ const (
 	blockChannel   p2p.ChannelID = 0x40
 )
 
-// A session is a relation with one node, however it was made.
+// A session is a relation with one node, however it was made. Receive returns
+// an error that matches io.EOF once it is closed.
 type session interface {
 	Send(ch p2p.ChannelID, message []byte) error
 	Receive() (p2p.ChannelID, []byte, error)
 	Info() p2p.NodeInfo
+	Stats() mconn.Stats
 	Close()
 }
 
 // dialers are the ways to make one. Each test runs over all of them.
-var dialers = map[string]func(context.Context, *node, p2p.NodeInfo, p2p.PrivKey) (session, error){
-	"connection": dialConnection,
-}
+var dialers = map[string]dialer{"connection": dialConnection, "router": dialRouter}
+
+type dialer func(context.Context, *node, p2p.NodeInfo, p2p.PrivKey) (session, error)
+
+// We ping much more often than a CometBFT node does, which has its minute built in.
+const (
+	pingEvery = 5 * time.Second
+	pongWait  = 4900 * time.Millisecond
+)
 
 // connection is a session that is one bare connection.
 type connection struct {
@@ -44,7 +52,7 @@ func (c connection) Info() p2p.NodeInfo                          { return c.info
 func (c connection) Close()                                      { c.Connection.Close() }
 
 func dialConnection(ctx context.Context, n *node, info p2p.NodeInfo, key p2p.PrivKey) (session, error) {
-	transport, err := mconn.New(mconn.Options{})
+	transport, err := mconn.New(mconn.Options{PingInterval: pingEvery, PongTimeout: pongWait})
 	if err != nil {
 		return nil, err
 	}
@@ -112,9 +120,10 @@ func each(t *testing.T, test func(t *testing.T, n *node, dial func(p2p.NodeInfo,
 	for _, r := range releases {
 		t.Run(r.name, func(t *testing.T) {
 			t.Parallel()
-			n := startNode(t, r)
+			n := startNode(t, r, setup{})
 			for name, dial := range dialers {
 				t.Run(name, func(t *testing.T) {
+					t.Parallel()
 					test(t, n, func(info p2p.NodeInfo, key p2p.PrivKey) session {
 						t.Helper()
 						ctx, cancel := context.WithTimeout(t.Context(), patience)

@@ -41,6 +41,9 @@
 // under way, which grows with what has come and never beyond the channel's limit.
 // Besides what the user starts there is one goroutine per connection.
 //
+// Whatever a peer does wrong ends its connection, no other, with the error of its
+// fault, and counts in Transport.Faults. A kith node is told what it was.
+//
 // What a peer can make us do is bounded: pings are answered at most 10 times a
 // second however many come, without the read loop ever waiting for the writer, and
 // packets that carry nothing end the connection above 1,000 at once and 100 a second

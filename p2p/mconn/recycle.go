@@ -9,7 +9,7 @@ import (
 // reaches. Smaller ones cost the collector little, larger ones too much memory
 // to keep.
 const (
-	leastRecycled = 9  // 512 bytes
+	leastRecycled = 8  // 256 bytes
 	mostRecycled  = 21 // 2 MiB, not included
 )
 

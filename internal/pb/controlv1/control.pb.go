@@ -1658,7 +1658,7 @@ type Peer struct {
 	Agent   string                 `protobuf:"bytes,9,opt,name=agent,proto3" json:"agent,omitempty"`
 	// Smoothed round trip time, where it was measured.
 	Rtt *durationpb.Duration `protobuf:"bytes,10,opt,name=rtt,proto3" json:"rtt,omitempty"`
-	// "mdns" when found on the local network, "" otherwise.
+	// Who taught the address book: "manual", "mdns", "pex", ...; "" otherwise.
 	Source         string   `protobuf:"bytes,11,opt,name=source,proto3" json:"source,omitempty"`
 	KnownAddresses []string `protobuf:"bytes,12,rep,name=known_addresses,json=knownAddresses,proto3" json:"known_addresses,omitempty"`
 	unknownFields  protoimpl.UnknownFields
@@ -2020,6 +2020,2172 @@ func (x *PingResponse) GetError() string {
 	return ""
 }
 
+type FindRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A peer ID or a node ID.
+	Peer string `protobuf:"bytes,1,opt,name=peer,proto3" json:"peer,omitempty"`
+	// Default 30 s.
+	Timeout       *durationpb.Duration `protobuf:"bytes,2,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FindRequest) Reset() {
+	*x = FindRequest{}
+	mi := &file_kith_control_v1_control_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FindRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FindRequest) ProtoMessage() {}
+
+func (x *FindRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kith_control_v1_control_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FindRequest.ProtoReflect.Descriptor instead.
+func (*FindRequest) Descriptor() ([]byte, []int) {
+	return file_kith_control_v1_control_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *FindRequest) GetPeer() string {
+	if x != nil {
+		return x.Peer
+	}
+	return ""
+}
+
+func (x *FindRequest) GetTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.Timeout
+	}
+	return nil
+}
+
+type FindResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	PeerId        string                 `protobuf:"bytes,1,opt,name=peer_id,json=peerId,proto3" json:"peer_id,omitempty"`
+	NodeId        string                 `protobuf:"bytes,2,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	Places        []*Place               `protobuf:"bytes,3,rep,name=places,proto3" json:"places,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FindResponse) Reset() {
+	*x = FindResponse{}
+	mi := &file_kith_control_v1_control_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FindResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FindResponse) ProtoMessage() {}
+
+func (x *FindResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kith_control_v1_control_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FindResponse.ProtoReflect.Descriptor instead.
+func (*FindResponse) Descriptor() ([]byte, []int) {
+	return file_kith_control_v1_control_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *FindResponse) GetPeerId() string {
+	if x != nil {
+		return x.PeerId
+	}
+	return ""
+}
+
+func (x *FindResponse) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *FindResponse) GetPlaces() []*Place {
+	if x != nil {
+		return x.Places
+	}
+	return nil
+}
+
+// Place is an address of a peer.
+type Place struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A multiaddr without /p2p/.
+	Address string `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	// Who says so: "connection", "book" or "dht".
+	From string `protobuf:"bytes,2,opt,name=from,proto3" json:"from,omitempty"`
+	// Who taught the book.
+	Source string `protobuf:"bytes,3,opt,name=source,proto3" json:"source,omitempty"`
+	// The peer was met there; otherwise it is hearsay.
+	Verified      bool `protobuf:"varint,4,opt,name=verified,proto3" json:"verified,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Place) Reset() {
+	*x = Place{}
+	mi := &file_kith_control_v1_control_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Place) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Place) ProtoMessage() {}
+
+func (x *Place) ProtoReflect() protoreflect.Message {
+	mi := &file_kith_control_v1_control_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Place.ProtoReflect.Descriptor instead.
+func (*Place) Descriptor() ([]byte, []int) {
+	return file_kith_control_v1_control_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *Place) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *Place) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *Place) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *Place) GetVerified() bool {
+	if x != nil {
+		return x.Verified
+	}
+	return false
+}
+
+type ListBookRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Only this peer: a peer ID or a node ID. Empty: all.
+	Peer          string `protobuf:"bytes,1,opt,name=peer,proto3" json:"peer,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListBookRequest) Reset() {
+	*x = ListBookRequest{}
+	mi := &file_kith_control_v1_control_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListBookRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListBookRequest) ProtoMessage() {}
+
+func (x *ListBookRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kith_control_v1_control_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListBookRequest.ProtoReflect.Descriptor instead.
+func (*ListBookRequest) Descriptor() ([]byte, []int) {
+	return file_kith_control_v1_control_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *ListBookRequest) GetPeer() string {
+	if x != nil {
+		return x.Peer
+	}
+	return ""
+}
+
+type ListBookResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Peers []*BookPeer            `protobuf:"bytes,1,rep,name=peers,proto3" json:"peers,omitempty"`
+	// Bans of whole networks.
+	Networks      []*Ban `protobuf:"bytes,2,rep,name=networks,proto3" json:"networks,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListBookResponse) Reset() {
+	*x = ListBookResponse{}
+	mi := &file_kith_control_v1_control_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListBookResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListBookResponse) ProtoMessage() {}
+
+func (x *ListBookResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kith_control_v1_control_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListBookResponse.ProtoReflect.Descriptor instead.
+func (*ListBookResponse) Descriptor() ([]byte, []int) {
+	return file_kith_control_v1_control_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *ListBookResponse) GetPeers() []*BookPeer {
+	if x != nil {
+		return x.Peers
+	}
+	return nil
+}
+
+func (x *ListBookResponse) GetNetworks() []*Ban {
+	if x != nil {
+		return x.Networks
+	}
+	return nil
+}
+
+type BookPeer struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	NodeId string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	// Empty where it is not known.
+	PeerId        string                 `protobuf:"bytes,2,opt,name=peer_id,json=peerId,proto3" json:"peer_id,omitempty"`
+	Connected     bool                   `protobuf:"varint,3,opt,name=connected,proto3" json:"connected,omitempty"`
+	Score         int32                  `protobuf:"varint,4,opt,name=score,proto3" json:"score,omitempty"`
+	LastConnected *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=last_connected,json=lastConnected,proto3" json:"last_connected,omitempty"`
+	// The peer is banned.
+	Ban *Ban `protobuf:"bytes,6,opt,name=ban,proto3" json:"ban,omitempty"`
+	// The peer is of no use to us, of another network for example.
+	Shun *Ban `protobuf:"bytes,7,opt,name=shun,proto3" json:"shun,omitempty"`
+	// The best first.
+	Addresses     []*BookAddress `protobuf:"bytes,8,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BookPeer) Reset() {
+	*x = BookPeer{}
+	mi := &file_kith_control_v1_control_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BookPeer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BookPeer) ProtoMessage() {}
+
+func (x *BookPeer) ProtoReflect() protoreflect.Message {
+	mi := &file_kith_control_v1_control_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BookPeer.ProtoReflect.Descriptor instead.
+func (*BookPeer) Descriptor() ([]byte, []int) {
+	return file_kith_control_v1_control_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *BookPeer) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *BookPeer) GetPeerId() string {
+	if x != nil {
+		return x.PeerId
+	}
+	return ""
+}
+
+func (x *BookPeer) GetConnected() bool {
+	if x != nil {
+		return x.Connected
+	}
+	return false
+}
+
+func (x *BookPeer) GetScore() int32 {
+	if x != nil {
+		return x.Score
+	}
+	return 0
+}
+
+func (x *BookPeer) GetLastConnected() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastConnected
+	}
+	return nil
+}
+
+func (x *BookPeer) GetBan() *Ban {
+	if x != nil {
+		return x.Ban
+	}
+	return nil
+}
+
+func (x *BookPeer) GetShun() *Ban {
+	if x != nil {
+		return x.Shun
+	}
+	return nil
+}
+
+func (x *BookPeer) GetAddresses() []*BookAddress {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
+}
+
+type Ban struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of a network; empty for a peer's.
+	Network string                 `protobuf:"bytes,1,opt,name=network,proto3" json:"network,omitempty"`
+	Since   *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=since,proto3" json:"since,omitempty"`
+	// Not set: until it is lifted.
+	Until         *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=until,proto3" json:"until,omitempty"`
+	Reason        string                 `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Ban) Reset() {
+	*x = Ban{}
+	mi := &file_kith_control_v1_control_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Ban) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Ban) ProtoMessage() {}
+
+func (x *Ban) ProtoReflect() protoreflect.Message {
+	mi := &file_kith_control_v1_control_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Ban.ProtoReflect.Descriptor instead.
+func (*Ban) Descriptor() ([]byte, []int) {
+	return file_kith_control_v1_control_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *Ban) GetNetwork() string {
+	if x != nil {
+		return x.Network
+	}
+	return ""
+}
+
+func (x *Ban) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *Ban) GetUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Until
+	}
+	return nil
+}
+
+func (x *Ban) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type BookAddress struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Address string                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	Source  string                 `protobuf:"bytes,2,opt,name=source,proto3" json:"source,omitempty"`
+	// Tried: it worked once; otherwise it was told.
+	Tried       bool                   `protobuf:"varint,3,opt,name=tried,proto3" json:"tried,omitempty"`
+	Verified    bool                   `protobuf:"varint,4,opt,name=verified,proto3" json:"verified,omitempty"`
+	Failures    int32                  `protobuf:"varint,5,opt,name=failures,proto3" json:"failures,omitempty"`
+	LastAttempt *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=last_attempt,json=lastAttempt,proto3" json:"last_attempt,omitempty"`
+	LastSuccess *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=last_success,json=lastSuccess,proto3" json:"last_success,omitempty"`
+	// Not dialled before.
+	Retry         *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=retry,proto3" json:"retry,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BookAddress) Reset() {
+	*x = BookAddress{}
+	mi := &file_kith_control_v1_control_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BookAddress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BookAddress) ProtoMessage() {}
+
+func (x *BookAddress) ProtoReflect() protoreflect.Message {
+	mi := &file_kith_control_v1_control_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BookAddress.ProtoReflect.Descriptor instead.
+func (*BookAddress) Descriptor() ([]byte, []int) {
+	return file_kith_control_v1_control_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *BookAddress) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *BookAddress) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *BookAddress) GetTried() bool {
+	if x != nil {
+		return x.Tried
+	}
+	return false
+}
+
+func (x *BookAddress) GetVerified() bool {
+	if x != nil {
+		return x.Verified
+	}
+	return false
+}
+
+func (x *BookAddress) GetFailures() int32 {
+	if x != nil {
+		return x.Failures
+	}
+	return 0
+}
+
+func (x *BookAddress) GetLastAttempt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastAttempt
+	}
+	return nil
+}
+
+func (x *BookAddress) GetLastSuccess() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastSuccess
+	}
+	return nil
+}
+
+func (x *BookAddress) GetRetry() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Retry
+	}
+	return nil
+}
+
+type EditBookRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Edit:
+	//
+	//	*EditBookRequest_Add
+	//	*EditBookRequest_Forget
+	//	*EditBookRequest_Ban
+	//	*EditBookRequest_Unban
+	Edit          isEditBookRequest_Edit `protobuf_oneof:"edit"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EditBookRequest) Reset() {
+	*x = EditBookRequest{}
+	mi := &file_kith_control_v1_control_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EditBookRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EditBookRequest) ProtoMessage() {}
+
+func (x *EditBookRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kith_control_v1_control_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EditBookRequest.ProtoReflect.Descriptor instead.
+func (*EditBookRequest) Descriptor() ([]byte, []int) {
+	return file_kith_control_v1_control_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *EditBookRequest) GetEdit() isEditBookRequest_Edit {
+	if x != nil {
+		return x.Edit
+	}
+	return nil
+}
+
+func (x *EditBookRequest) GetAdd() string {
+	if x != nil {
+		if x, ok := x.Edit.(*EditBookRequest_Add); ok {
+			return x.Add
+		}
+	}
+	return ""
+}
+
+func (x *EditBookRequest) GetForget() string {
+	if x != nil {
+		if x, ok := x.Edit.(*EditBookRequest_Forget); ok {
+			return x.Forget
+		}
+	}
+	return ""
+}
+
+func (x *EditBookRequest) GetBan() *BanPeer {
+	if x != nil {
+		if x, ok := x.Edit.(*EditBookRequest_Ban); ok {
+			return x.Ban
+		}
+	}
+	return nil
+}
+
+func (x *EditBookRequest) GetUnban() string {
+	if x != nil {
+		if x, ok := x.Edit.(*EditBookRequest_Unban); ok {
+			return x.Unban
+		}
+	}
+	return ""
+}
+
+type isEditBookRequest_Edit interface {
+	isEditBookRequest_Edit()
+}
+
+type EditBookRequest_Add struct {
+	// An address in any spelling, with the peer's ID.
+	Add string `protobuf:"bytes,1,opt,name=add,proto3,oneof"`
+}
+
+type EditBookRequest_Forget struct {
+	// A peer whose addresses are forgotten. Its ban stays.
+	Forget string `protobuf:"bytes,2,opt,name=forget,proto3,oneof"`
+}
+
+type EditBookRequest_Ban struct {
+	Ban *BanPeer `protobuf:"bytes,3,opt,name=ban,proto3,oneof"`
+}
+
+type EditBookRequest_Unban struct {
+	// A peer or a network.
+	Unban string `protobuf:"bytes,4,opt,name=unban,proto3,oneof"`
+}
+
+func (*EditBookRequest_Add) isEditBookRequest_Edit() {}
+
+func (*EditBookRequest_Forget) isEditBookRequest_Edit() {}
+
+func (*EditBookRequest_Ban) isEditBookRequest_Edit() {}
+
+func (*EditBookRequest_Unban) isEditBookRequest_Edit() {}
+
+// BanPeer bans a peer, or a network such as 192.0.2.0/24.
+type BanPeer struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Peer  string                 `protobuf:"bytes,1,opt,name=peer,proto3" json:"peer,omitempty"`
+	// Not set: until it is lifted.
+	Duration      *durationpb.Duration `protobuf:"bytes,2,opt,name=duration,proto3" json:"duration,omitempty"`
+	Reason        string               `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BanPeer) Reset() {
+	*x = BanPeer{}
+	mi := &file_kith_control_v1_control_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BanPeer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BanPeer) ProtoMessage() {}
+
+func (x *BanPeer) ProtoReflect() protoreflect.Message {
+	mi := &file_kith_control_v1_control_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BanPeer.ProtoReflect.Descriptor instead.
+func (*BanPeer) Descriptor() ([]byte, []int) {
+	return file_kith_control_v1_control_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *BanPeer) GetPeer() string {
+	if x != nil {
+		return x.Peer
+	}
+	return ""
+}
+
+func (x *BanPeer) GetDuration() *durationpb.Duration {
+	if x != nil {
+		return x.Duration
+	}
+	return nil
+}
+
+func (x *BanPeer) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type EditBookResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Whether it changed anything.
+	Changed       bool `protobuf:"varint,1,opt,name=changed,proto3" json:"changed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EditBookResponse) Reset() {
+	*x = EditBookResponse{}
+	mi := &file_kith_control_v1_control_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EditBookResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EditBookResponse) ProtoMessage() {}
+
+func (x *EditBookResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kith_control_v1_control_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EditBookResponse.ProtoReflect.Descriptor instead.
+func (*EditBookResponse) Descriptor() ([]byte, []int) {
+	return file_kith_control_v1_control_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *EditBookResponse) GetChanged() bool {
+	if x != nil {
+		return x.Changed
+	}
+	return false
+}
+
+type ListBootstrapRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListBootstrapRequest) Reset() {
+	*x = ListBootstrapRequest{}
+	mi := &file_kith_control_v1_control_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListBootstrapRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListBootstrapRequest) ProtoMessage() {}
+
+func (x *ListBootstrapRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kith_control_v1_control_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListBootstrapRequest.ProtoReflect.Descriptor instead.
+func (*ListBootstrapRequest) Descriptor() ([]byte, []int) {
+	return file_kith_control_v1_control_proto_rawDescGZIP(), []int{38}
+}
+
+type ListBootstrapResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Entries       []*BootstrapEntry      `protobuf:"bytes,1,rep,name=entries,proto3" json:"entries,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListBootstrapResponse) Reset() {
+	*x = ListBootstrapResponse{}
+	mi := &file_kith_control_v1_control_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListBootstrapResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListBootstrapResponse) ProtoMessage() {}
+
+func (x *ListBootstrapResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kith_control_v1_control_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListBootstrapResponse.ProtoReflect.Descriptor instead.
+func (*ListBootstrapResponse) Descriptor() ([]byte, []int) {
+	return file_kith_control_v1_control_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *ListBootstrapResponse) GetEntries() []*BootstrapEntry {
+	if x != nil {
+		return x.Entries
+	}
+	return nil
+}
+
+type BootstrapEntry struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Line  string                 `protobuf:"bytes,1,opt,name=line,proto3" json:"line,omitempty"`
+	// It is in the configuration file.
+	Configured    bool `protobuf:"varint,2,opt,name=configured,proto3" json:"configured,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BootstrapEntry) Reset() {
+	*x = BootstrapEntry{}
+	mi := &file_kith_control_v1_control_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BootstrapEntry) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BootstrapEntry) ProtoMessage() {}
+
+func (x *BootstrapEntry) ProtoReflect() protoreflect.Message {
+	mi := &file_kith_control_v1_control_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BootstrapEntry.ProtoReflect.Descriptor instead.
+func (*BootstrapEntry) Descriptor() ([]byte, []int) {
+	return file_kith_control_v1_control_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *BootstrapEntry) GetLine() string {
+	if x != nil {
+		return x.Line
+	}
+	return ""
+}
+
+func (x *BootstrapEntry) GetConfigured() bool {
+	if x != nil {
+		return x.Configured
+	}
+	return false
+}
+
+type EditBootstrapRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Add           []string               `protobuf:"bytes,1,rep,name=add,proto3" json:"add,omitempty"`
+	Remove        []string               `protobuf:"bytes,2,rep,name=remove,proto3" json:"remove,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EditBootstrapRequest) Reset() {
+	*x = EditBootstrapRequest{}
+	mi := &file_kith_control_v1_control_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EditBootstrapRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EditBootstrapRequest) ProtoMessage() {}
+
+func (x *EditBootstrapRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kith_control_v1_control_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EditBootstrapRequest.ProtoReflect.Descriptor instead.
+func (*EditBootstrapRequest) Descriptor() ([]byte, []int) {
+	return file_kith_control_v1_control_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *EditBootstrapRequest) GetAdd() []string {
+	if x != nil {
+		return x.Add
+	}
+	return nil
+}
+
+func (x *EditBootstrapRequest) GetRemove() []string {
+	if x != nil {
+		return x.Remove
+	}
+	return nil
+}
+
+type EditBootstrapResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Added         []string               `protobuf:"bytes,1,rep,name=added,proto3" json:"added,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EditBootstrapResponse) Reset() {
+	*x = EditBootstrapResponse{}
+	mi := &file_kith_control_v1_control_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EditBootstrapResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EditBootstrapResponse) ProtoMessage() {}
+
+func (x *EditBootstrapResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kith_control_v1_control_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EditBootstrapResponse.ProtoReflect.Descriptor instead.
+func (*EditBootstrapResponse) Descriptor() ([]byte, []int) {
+	return file_kith_control_v1_control_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *EditBootstrapResponse) GetAdded() []string {
+	if x != nil {
+		return x.Added
+	}
+	return nil
+}
+
+type RouterRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RouterRequest) Reset() {
+	*x = RouterRequest{}
+	mi := &file_kith_control_v1_control_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RouterRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RouterRequest) ProtoMessage() {}
+
+func (x *RouterRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kith_control_v1_control_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RouterRequest.ProtoReflect.Descriptor instead.
+func (*RouterRequest) Descriptor() ([]byte, []int) {
+	return file_kith_control_v1_control_proto_rawDescGZIP(), []int{43}
+}
+
+type RouterResponse struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Network  string                 `protobuf:"bytes,1,opt,name=network,proto3" json:"network,omitempty"`
+	Moniker  string                 `protobuf:"bytes,2,opt,name=moniker,proto3" json:"moniker,omitempty"`
+	Peers    []*RouterPeer          `protobuf:"bytes,3,rep,name=peers,proto3" json:"peers,omitempty"`
+	Channels []*Channel             `protobuf:"bytes,4,rep,name=channels,proto3" json:"channels,omitempty"`
+	// Where addresses come from.
+	Sources  []*AddressSource `protobuf:"bytes,5,rep,name=sources,proto3" json:"sources,omitempty"`
+	Dialling int64            `protobuf:"varint,6,opt,name=dialling,proto3" json:"dialling,omitempty"`
+	Inbound  int64            `protobuf:"varint,7,opt,name=inbound,proto3" json:"inbound,omitempty"`
+	Outbound int64            `protobuf:"varint,8,opt,name=outbound,proto3" json:"outbound,omitempty"`
+	// Refused connections by rule.
+	Refused       map[string]uint64 `protobuf:"bytes,9,rep,name=refused,proto3" json:"refused,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	Topics        []*Topic          `protobuf:"bytes,10,rep,name=topics,proto3" json:"topics,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RouterResponse) Reset() {
+	*x = RouterResponse{}
+	mi := &file_kith_control_v1_control_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RouterResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RouterResponse) ProtoMessage() {}
+
+func (x *RouterResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kith_control_v1_control_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RouterResponse.ProtoReflect.Descriptor instead.
+func (*RouterResponse) Descriptor() ([]byte, []int) {
+	return file_kith_control_v1_control_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *RouterResponse) GetNetwork() string {
+	if x != nil {
+		return x.Network
+	}
+	return ""
+}
+
+func (x *RouterResponse) GetMoniker() string {
+	if x != nil {
+		return x.Moniker
+	}
+	return ""
+}
+
+func (x *RouterResponse) GetPeers() []*RouterPeer {
+	if x != nil {
+		return x.Peers
+	}
+	return nil
+}
+
+func (x *RouterResponse) GetChannels() []*Channel {
+	if x != nil {
+		return x.Channels
+	}
+	return nil
+}
+
+func (x *RouterResponse) GetSources() []*AddressSource {
+	if x != nil {
+		return x.Sources
+	}
+	return nil
+}
+
+func (x *RouterResponse) GetDialling() int64 {
+	if x != nil {
+		return x.Dialling
+	}
+	return 0
+}
+
+func (x *RouterResponse) GetInbound() int64 {
+	if x != nil {
+		return x.Inbound
+	}
+	return 0
+}
+
+func (x *RouterResponse) GetOutbound() int64 {
+	if x != nil {
+		return x.Outbound
+	}
+	return 0
+}
+
+func (x *RouterResponse) GetRefused() map[string]uint64 {
+	if x != nil {
+		return x.Refused
+	}
+	return nil
+}
+
+func (x *RouterResponse) GetTopics() []*Topic {
+	if x != nil {
+		return x.Topics
+	}
+	return nil
+}
+
+type RouterPeer struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	NodeId        string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	Moniker       string                 `protobuf:"bytes,2,opt,name=moniker,proto3" json:"moniker,omitempty"`
+	Endpoint      string                 `protobuf:"bytes,3,opt,name=endpoint,proto3" json:"endpoint,omitempty"`
+	Direction     string                 `protobuf:"bytes,4,opt,name=direction,proto3" json:"direction,omitempty"`
+	Kind          string                 `protobuf:"bytes,5,opt,name=kind,proto3" json:"kind,omitempty"`
+	Since         *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=since,proto3" json:"since,omitempty"`
+	Score         int32                  `protobuf:"varint,7,opt,name=score,proto3" json:"score,omitempty"`
+	Sent          uint64                 `protobuf:"varint,8,opt,name=sent,proto3" json:"sent,omitempty"`
+	Received      uint64                 `protobuf:"varint,9,opt,name=received,proto3" json:"received,omitempty"`
+	ReceivedBytes uint64                 `protobuf:"varint,10,opt,name=received_bytes,json=receivedBytes,proto3" json:"received_bytes,omitempty"`
+	// What waits to be sent.
+	Queued      int64 `protobuf:"varint,11,opt,name=queued,proto3" json:"queued,omitempty"`
+	QueuedBytes int64 `protobuf:"varint,12,opt,name=queued_bytes,json=queuedBytes,proto3" json:"queued_bytes,omitempty"`
+	// Dropped messages by reason.
+	Dropped       map[string]uint64 `protobuf:"bytes,13,rep,name=dropped,proto3" json:"dropped,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	SentBytes     uint64            `protobuf:"varint,14,opt,name=sent_bytes,json=sentBytes,proto3" json:"sent_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RouterPeer) Reset() {
+	*x = RouterPeer{}
+	mi := &file_kith_control_v1_control_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RouterPeer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RouterPeer) ProtoMessage() {}
+
+func (x *RouterPeer) ProtoReflect() protoreflect.Message {
+	mi := &file_kith_control_v1_control_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RouterPeer.ProtoReflect.Descriptor instead.
+func (*RouterPeer) Descriptor() ([]byte, []int) {
+	return file_kith_control_v1_control_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *RouterPeer) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *RouterPeer) GetMoniker() string {
+	if x != nil {
+		return x.Moniker
+	}
+	return ""
+}
+
+func (x *RouterPeer) GetEndpoint() string {
+	if x != nil {
+		return x.Endpoint
+	}
+	return ""
+}
+
+func (x *RouterPeer) GetDirection() string {
+	if x != nil {
+		return x.Direction
+	}
+	return ""
+}
+
+func (x *RouterPeer) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *RouterPeer) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *RouterPeer) GetScore() int32 {
+	if x != nil {
+		return x.Score
+	}
+	return 0
+}
+
+func (x *RouterPeer) GetSent() uint64 {
+	if x != nil {
+		return x.Sent
+	}
+	return 0
+}
+
+func (x *RouterPeer) GetReceived() uint64 {
+	if x != nil {
+		return x.Received
+	}
+	return 0
+}
+
+func (x *RouterPeer) GetReceivedBytes() uint64 {
+	if x != nil {
+		return x.ReceivedBytes
+	}
+	return 0
+}
+
+func (x *RouterPeer) GetQueued() int64 {
+	if x != nil {
+		return x.Queued
+	}
+	return 0
+}
+
+func (x *RouterPeer) GetQueuedBytes() int64 {
+	if x != nil {
+		return x.QueuedBytes
+	}
+	return 0
+}
+
+func (x *RouterPeer) GetDropped() map[string]uint64 {
+	if x != nil {
+		return x.Dropped
+	}
+	return nil
+}
+
+func (x *RouterPeer) GetSentBytes() uint64 {
+	if x != nil {
+		return x.SentBytes
+	}
+	return 0
+}
+
+type Channel struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Id       uint32                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	Name     string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Accepted uint64                 `protobuf:"varint,3,opt,name=accepted,proto3" json:"accepted,omitempty"`
+	Written  uint64                 `protobuf:"varint,4,opt,name=written,proto3" json:"written,omitempty"`
+	Received uint64                 `protobuf:"varint,5,opt,name=received,proto3" json:"received,omitempty"`
+	Queued   int64                  `protobuf:"varint,6,opt,name=queued,proto3" json:"queued,omitempty"`
+	// What waits for the receiver.
+	Unread          int64             `protobuf:"varint,7,opt,name=unread,proto3" json:"unread,omitempty"`
+	Dropped         map[string]uint64 `protobuf:"bytes,8,rep,name=dropped,proto3" json:"dropped,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	DroppedReceived map[string]uint64 `protobuf:"bytes,9,rep,name=dropped_received,json=droppedReceived,proto3" json:"dropped_received,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *Channel) Reset() {
+	*x = Channel{}
+	mi := &file_kith_control_v1_control_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Channel) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Channel) ProtoMessage() {}
+
+func (x *Channel) ProtoReflect() protoreflect.Message {
+	mi := &file_kith_control_v1_control_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Channel.ProtoReflect.Descriptor instead.
+func (*Channel) Descriptor() ([]byte, []int) {
+	return file_kith_control_v1_control_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *Channel) GetId() uint32 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *Channel) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Channel) GetAccepted() uint64 {
+	if x != nil {
+		return x.Accepted
+	}
+	return 0
+}
+
+func (x *Channel) GetWritten() uint64 {
+	if x != nil {
+		return x.Written
+	}
+	return 0
+}
+
+func (x *Channel) GetReceived() uint64 {
+	if x != nil {
+		return x.Received
+	}
+	return 0
+}
+
+func (x *Channel) GetQueued() int64 {
+	if x != nil {
+		return x.Queued
+	}
+	return 0
+}
+
+func (x *Channel) GetUnread() int64 {
+	if x != nil {
+		return x.Unread
+	}
+	return 0
+}
+
+func (x *Channel) GetDropped() map[string]uint64 {
+	if x != nil {
+		return x.Dropped
+	}
+	return nil
+}
+
+func (x *Channel) GetDroppedReceived() map[string]uint64 {
+	if x != nil {
+		return x.DroppedReceived
+	}
+	return nil
+}
+
+type AddressSource struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	State         string                 `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
+	Offered       uint64                 `protobuf:"varint,3,opt,name=offered,proto3" json:"offered,omitempty"`
+	Added         uint64                 `protobuf:"varint,4,opt,name=added,proto3" json:"added,omitempty"`
+	Known         uint64                 `protobuf:"varint,5,opt,name=known,proto3" json:"known,omitempty"`
+	Refused       map[string]uint64      `protobuf:"bytes,6,rep,name=refused,proto3" json:"refused,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	Dials         uint64                 `protobuf:"varint,7,opt,name=dials,proto3" json:"dials,omitempty"`
+	FailedDials   uint64                 `protobuf:"varint,8,opt,name=failed_dials,json=failedDials,proto3" json:"failed_dials,omitempty"`
+	LastError     string                 `protobuf:"bytes,9,opt,name=last_error,json=lastError,proto3" json:"last_error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AddressSource) Reset() {
+	*x = AddressSource{}
+	mi := &file_kith_control_v1_control_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AddressSource) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AddressSource) ProtoMessage() {}
+
+func (x *AddressSource) ProtoReflect() protoreflect.Message {
+	mi := &file_kith_control_v1_control_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AddressSource.ProtoReflect.Descriptor instead.
+func (*AddressSource) Descriptor() ([]byte, []int) {
+	return file_kith_control_v1_control_proto_rawDescGZIP(), []int{47}
+}
+
+func (x *AddressSource) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *AddressSource) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *AddressSource) GetOffered() uint64 {
+	if x != nil {
+		return x.Offered
+	}
+	return 0
+}
+
+func (x *AddressSource) GetAdded() uint64 {
+	if x != nil {
+		return x.Added
+	}
+	return 0
+}
+
+func (x *AddressSource) GetKnown() uint64 {
+	if x != nil {
+		return x.Known
+	}
+	return 0
+}
+
+func (x *AddressSource) GetRefused() map[string]uint64 {
+	if x != nil {
+		return x.Refused
+	}
+	return nil
+}
+
+func (x *AddressSource) GetDials() uint64 {
+	if x != nil {
+		return x.Dials
+	}
+	return 0
+}
+
+func (x *AddressSource) GetFailedDials() uint64 {
+	if x != nil {
+		return x.FailedDials
+	}
+	return 0
+}
+
+func (x *AddressSource) GetLastError() string {
+	if x != nil {
+		return x.LastError
+	}
+	return ""
+}
+
+// Topic is what the node knows of one message type or topic.
+type Topic struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Received      uint64                 `protobuf:"varint,2,opt,name=received,proto3" json:"received,omitempty"`
+	Bytes         uint64                 `protobuf:"varint,3,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	Duplicates    uint64                 `protobuf:"varint,4,opt,name=duplicates,proto3" json:"duplicates,omitempty"`
+	Dropped       uint64                 `protobuf:"varint,5,opt,name=dropped,proto3" json:"dropped,omitempty"`
+	Peers         int64                  `protobuf:"varint,6,opt,name=peers,proto3" json:"peers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Topic) Reset() {
+	*x = Topic{}
+	mi := &file_kith_control_v1_control_proto_msgTypes[48]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Topic) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Topic) ProtoMessage() {}
+
+func (x *Topic) ProtoReflect() protoreflect.Message {
+	mi := &file_kith_control_v1_control_proto_msgTypes[48]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Topic.ProtoReflect.Descriptor instead.
+func (*Topic) Descriptor() ([]byte, []int) {
+	return file_kith_control_v1_control_proto_rawDescGZIP(), []int{48}
+}
+
+func (x *Topic) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Topic) GetReceived() uint64 {
+	if x != nil {
+		return x.Received
+	}
+	return 0
+}
+
+func (x *Topic) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *Topic) GetDuplicates() uint64 {
+	if x != nil {
+		return x.Duplicates
+	}
+	return 0
+}
+
+func (x *Topic) GetDropped() uint64 {
+	if x != nil {
+		return x.Dropped
+	}
+	return 0
+}
+
+func (x *Topic) GetPeers() int64 {
+	if x != nil {
+		return x.Peers
+	}
+	return 0
+}
+
+type CallRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Peer  string                 `protobuf:"bytes,1,opt,name=peer,proto3" json:"peer,omitempty"`
+	// The method, such as /kith/ping or greeter.
+	Service string `protobuf:"bytes,2,opt,name=service,proto3" json:"service,omitempty"`
+	Data    []byte `protobuf:"bytes,3,opt,name=data,proto3" json:"data,omitempty"`
+	// Default 30 s.
+	Timeout       *durationpb.Duration `protobuf:"bytes,4,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CallRequest) Reset() {
+	*x = CallRequest{}
+	mi := &file_kith_control_v1_control_proto_msgTypes[49]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CallRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CallRequest) ProtoMessage() {}
+
+func (x *CallRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kith_control_v1_control_proto_msgTypes[49]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CallRequest.ProtoReflect.Descriptor instead.
+func (*CallRequest) Descriptor() ([]byte, []int) {
+	return file_kith_control_v1_control_proto_rawDescGZIP(), []int{49}
+}
+
+func (x *CallRequest) GetPeer() string {
+	if x != nil {
+		return x.Peer
+	}
+	return ""
+}
+
+func (x *CallRequest) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *CallRequest) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+func (x *CallRequest) GetTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.Timeout
+	}
+	return nil
+}
+
+type CallResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Data          []byte                 `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CallResponse) Reset() {
+	*x = CallResponse{}
+	mi := &file_kith_control_v1_control_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CallResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CallResponse) ProtoMessage() {}
+
+func (x *CallResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kith_control_v1_control_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CallResponse.ProtoReflect.Descriptor instead.
+func (*CallResponse) Descriptor() ([]byte, []int) {
+	return file_kith_control_v1_control_proto_rawDescGZIP(), []int{50}
+}
+
+func (x *CallResponse) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+type ListServicesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Empty: this node's own.
+	Peer          string               `protobuf:"bytes,1,opt,name=peer,proto3" json:"peer,omitempty"`
+	Timeout       *durationpb.Duration `protobuf:"bytes,2,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListServicesRequest) Reset() {
+	*x = ListServicesRequest{}
+	mi := &file_kith_control_v1_control_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListServicesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListServicesRequest) ProtoMessage() {}
+
+func (x *ListServicesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kith_control_v1_control_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListServicesRequest.ProtoReflect.Descriptor instead.
+func (*ListServicesRequest) Descriptor() ([]byte, []int) {
+	return file_kith_control_v1_control_proto_rawDescGZIP(), []int{51}
+}
+
+func (x *ListServicesRequest) GetPeer() string {
+	if x != nil {
+		return x.Peer
+	}
+	return ""
+}
+
+func (x *ListServicesRequest) GetTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.Timeout
+	}
+	return nil
+}
+
+type ListServicesResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Services      []*Service             `protobuf:"bytes,1,rep,name=services,proto3" json:"services,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListServicesResponse) Reset() {
+	*x = ListServicesResponse{}
+	mi := &file_kith_control_v1_control_proto_msgTypes[52]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListServicesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListServicesResponse) ProtoMessage() {}
+
+func (x *ListServicesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kith_control_v1_control_proto_msgTypes[52]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListServicesResponse.ProtoReflect.Descriptor instead.
+func (*ListServicesResponse) Descriptor() ([]byte, []int) {
+	return file_kith_control_v1_control_proto_rawDescGZIP(), []int{52}
+}
+
+func (x *ListServicesResponse) GetServices() []*Service {
+	if x != nil {
+		return x.Services
+	}
+	return nil
+}
+
+type Service struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// It is opened as a stream of messages.
+	Stream bool `protobuf:"varint,2,opt,name=stream,proto3" json:"stream,omitempty"`
+	// Every kith node has it.
+	BuiltIn       bool `protobuf:"varint,3,opt,name=built_in,json=builtIn,proto3" json:"built_in,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Service) Reset() {
+	*x = Service{}
+	mi := &file_kith_control_v1_control_proto_msgTypes[53]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Service) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Service) ProtoMessage() {}
+
+func (x *Service) ProtoReflect() protoreflect.Message {
+	mi := &file_kith_control_v1_control_proto_msgTypes[53]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Service.ProtoReflect.Descriptor instead.
+func (*Service) Descriptor() ([]byte, []int) {
+	return file_kith_control_v1_control_proto_rawDescGZIP(), []int{53}
+}
+
+func (x *Service) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Service) GetStream() bool {
+	if x != nil {
+		return x.Stream
+	}
+	return false
+}
+
+func (x *Service) GetBuiltIn() bool {
+	if x != nil {
+		return x.BuiltIn
+	}
+	return false
+}
+
+type PublishRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Topic         string                 `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
+	Data          []byte                 `protobuf:"bytes,2,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PublishRequest) Reset() {
+	*x = PublishRequest{}
+	mi := &file_kith_control_v1_control_proto_msgTypes[54]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PublishRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PublishRequest) ProtoMessage() {}
+
+func (x *PublishRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kith_control_v1_control_proto_msgTypes[54]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PublishRequest.ProtoReflect.Descriptor instead.
+func (*PublishRequest) Descriptor() ([]byte, []int) {
+	return file_kith_control_v1_control_proto_rawDescGZIP(), []int{54}
+}
+
+func (x *PublishRequest) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *PublishRequest) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+type PublishResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Connected peers that subscribed to the topic.
+	Peers         int64 `protobuf:"varint,1,opt,name=peers,proto3" json:"peers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PublishResponse) Reset() {
+	*x = PublishResponse{}
+	mi := &file_kith_control_v1_control_proto_msgTypes[55]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PublishResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PublishResponse) ProtoMessage() {}
+
+func (x *PublishResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kith_control_v1_control_proto_msgTypes[55]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PublishResponse.ProtoReflect.Descriptor instead.
+func (*PublishResponse) Descriptor() ([]byte, []int) {
+	return file_kith_control_v1_control_proto_rawDescGZIP(), []int{55}
+}
+
+func (x *PublishResponse) GetPeers() int64 {
+	if x != nil {
+		return x.Peers
+	}
+	return 0
+}
+
+type SubscribeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Topic         string                 `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SubscribeRequest) Reset() {
+	*x = SubscribeRequest{}
+	mi := &file_kith_control_v1_control_proto_msgTypes[56]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SubscribeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SubscribeRequest) ProtoMessage() {}
+
+func (x *SubscribeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_kith_control_v1_control_proto_msgTypes[56]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SubscribeRequest.ProtoReflect.Descriptor instead.
+func (*SubscribeRequest) Descriptor() ([]byte, []int) {
+	return file_kith_control_v1_control_proto_rawDescGZIP(), []int{56}
+}
+
+func (x *SubscribeRequest) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+type SubscribeResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Not set in the first response.
+	Message *TopicMessage `protobuf:"bytes,1,opt,name=message,proto3" json:"message,omitempty"`
+	// Messages lost so far because this subscriber did not keep up.
+	Lost          uint64 `protobuf:"varint,2,opt,name=lost,proto3" json:"lost,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SubscribeResponse) Reset() {
+	*x = SubscribeResponse{}
+	mi := &file_kith_control_v1_control_proto_msgTypes[57]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SubscribeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SubscribeResponse) ProtoMessage() {}
+
+func (x *SubscribeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_kith_control_v1_control_proto_msgTypes[57]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SubscribeResponse.ProtoReflect.Descriptor instead.
+func (*SubscribeResponse) Descriptor() ([]byte, []int) {
+	return file_kith_control_v1_control_proto_rawDescGZIP(), []int{57}
+}
+
+func (x *SubscribeResponse) GetMessage() *TopicMessage {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+func (x *SubscribeResponse) GetLost() uint64 {
+	if x != nil {
+		return x.Lost
+	}
+	return 0
+}
+
+type TopicMessage struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Topic string                 `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
+	Data  []byte                 `protobuf:"bytes,2,opt,name=data,proto3" json:"data,omitempty"`
+	// Who handed it to us.
+	From     string                 `protobuf:"bytes,3,opt,name=from,proto3" json:"from,omitempty"`
+	Received *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=received,proto3" json:"received,omitempty"`
+	// Who signed it.
+	Author        string `protobuf:"bytes,5,opt,name=author,proto3" json:"author,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TopicMessage) Reset() {
+	*x = TopicMessage{}
+	mi := &file_kith_control_v1_control_proto_msgTypes[58]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TopicMessage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TopicMessage) ProtoMessage() {}
+
+func (x *TopicMessage) ProtoReflect() protoreflect.Message {
+	mi := &file_kith_control_v1_control_proto_msgTypes[58]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TopicMessage.ProtoReflect.Descriptor instead.
+func (*TopicMessage) Descriptor() ([]byte, []int) {
+	return file_kith_control_v1_control_proto_rawDescGZIP(), []int{58}
+}
+
+func (x *TopicMessage) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *TopicMessage) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+func (x *TopicMessage) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *TopicMessage) GetReceived() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Received
+	}
+	return nil
+}
+
+func (x *TopicMessage) GetAuthor() string {
+	if x != nil {
+		return x.Author
+	}
+	return ""
+}
+
 type ShutdownRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -2028,7 +4194,7 @@ type ShutdownRequest struct {
 
 func (x *ShutdownRequest) Reset() {
 	*x = ShutdownRequest{}
-	mi := &file_kith_control_v1_control_proto_msgTypes[27]
+	mi := &file_kith_control_v1_control_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2040,7 +4206,7 @@ func (x *ShutdownRequest) String() string {
 func (*ShutdownRequest) ProtoMessage() {}
 
 func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_control_v1_control_proto_msgTypes[27]
+	mi := &file_kith_control_v1_control_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2053,7 +4219,7 @@ func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownRequest.ProtoReflect.Descriptor instead.
 func (*ShutdownRequest) Descriptor() ([]byte, []int) {
-	return file_kith_control_v1_control_proto_rawDescGZIP(), []int{27}
+	return file_kith_control_v1_control_proto_rawDescGZIP(), []int{59}
 }
 
 type ShutdownResponse struct {
@@ -2064,7 +4230,7 @@ type ShutdownResponse struct {
 
 func (x *ShutdownResponse) Reset() {
 	*x = ShutdownResponse{}
-	mi := &file_kith_control_v1_control_proto_msgTypes[28]
+	mi := &file_kith_control_v1_control_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2076,7 +4242,7 @@ func (x *ShutdownResponse) String() string {
 func (*ShutdownResponse) ProtoMessage() {}
 
 func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kith_control_v1_control_proto_msgTypes[28]
+	mi := &file_kith_control_v1_control_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2089,7 +4255,7 @@ func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownResponse.ProtoReflect.Descriptor instead.
 func (*ShutdownResponse) Descriptor() ([]byte, []int) {
-	return file_kith_control_v1_control_proto_rawDescGZIP(), []int{28}
+	return file_kith_control_v1_control_proto_rawDescGZIP(), []int{60}
 }
 
 var File_kith_control_v1_control_proto protoreflect.FileDescriptor
@@ -2254,9 +4420,182 @@ const file_kith_control_v1_control_proto_rawDesc = "" +
 	"\x03rtt\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x03rtt\x12\x18\n" +
 	"\aaddress\x18\x03 \x01(\tR\aaddress\x12\x18\n" +
 	"\arelayed\x18\x04 \x01(\bR\arelayed\x12\x14\n" +
-	"\x05error\x18\x05 \x01(\tR\x05error\"\x11\n" +
+	"\x05error\x18\x05 \x01(\tR\x05error\"V\n" +
+	"\vFindRequest\x12\x12\n" +
+	"\x04peer\x18\x01 \x01(\tR\x04peer\x123\n" +
+	"\atimeout\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\atimeout\"p\n" +
+	"\fFindResponse\x12\x17\n" +
+	"\apeer_id\x18\x01 \x01(\tR\x06peerId\x12\x17\n" +
+	"\anode_id\x18\x02 \x01(\tR\x06nodeId\x12.\n" +
+	"\x06places\x18\x03 \x03(\v2\x16.kith.control.v1.PlaceR\x06places\"i\n" +
+	"\x05Place\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x12\n" +
+	"\x04from\x18\x02 \x01(\tR\x04from\x12\x16\n" +
+	"\x06source\x18\x03 \x01(\tR\x06source\x12\x1a\n" +
+	"\bverified\x18\x04 \x01(\bR\bverified\"%\n" +
+	"\x0fListBookRequest\x12\x12\n" +
+	"\x04peer\x18\x01 \x01(\tR\x04peer\"u\n" +
+	"\x10ListBookResponse\x12/\n" +
+	"\x05peers\x18\x01 \x03(\v2\x19.kith.control.v1.BookPeerR\x05peers\x120\n" +
+	"\bnetworks\x18\x02 \x03(\v2\x14.kith.control.v1.BanR\bnetworks\"\xc1\x02\n" +
+	"\bBookPeer\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x17\n" +
+	"\apeer_id\x18\x02 \x01(\tR\x06peerId\x12\x1c\n" +
+	"\tconnected\x18\x03 \x01(\bR\tconnected\x12\x14\n" +
+	"\x05score\x18\x04 \x01(\x05R\x05score\x12A\n" +
+	"\x0elast_connected\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\rlastConnected\x12&\n" +
+	"\x03ban\x18\x06 \x01(\v2\x14.kith.control.v1.BanR\x03ban\x12(\n" +
+	"\x04shun\x18\a \x01(\v2\x14.kith.control.v1.BanR\x04shun\x12:\n" +
+	"\taddresses\x18\b \x03(\v2\x1c.kith.control.v1.BookAddressR\taddresses\"\x9b\x01\n" +
+	"\x03Ban\x12\x18\n" +
+	"\anetwork\x18\x01 \x01(\tR\anetwork\x120\n" +
+	"\x05since\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x120\n" +
+	"\x05until\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\"\xbd\x02\n" +
+	"\vBookAddress\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x16\n" +
+	"\x06source\x18\x02 \x01(\tR\x06source\x12\x14\n" +
+	"\x05tried\x18\x03 \x01(\bR\x05tried\x12\x1a\n" +
+	"\bverified\x18\x04 \x01(\bR\bverified\x12\x1a\n" +
+	"\bfailures\x18\x05 \x01(\x05R\bfailures\x12=\n" +
+	"\flast_attempt\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\vlastAttempt\x12=\n" +
+	"\flast_success\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\vlastSuccess\x120\n" +
+	"\x05retry\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\x05retry\"\x8d\x01\n" +
+	"\x0fEditBookRequest\x12\x12\n" +
+	"\x03add\x18\x01 \x01(\tH\x00R\x03add\x12\x18\n" +
+	"\x06forget\x18\x02 \x01(\tH\x00R\x06forget\x12,\n" +
+	"\x03ban\x18\x03 \x01(\v2\x18.kith.control.v1.BanPeerH\x00R\x03ban\x12\x16\n" +
+	"\x05unban\x18\x04 \x01(\tH\x00R\x05unbanB\x06\n" +
+	"\x04edit\"l\n" +
+	"\aBanPeer\x12\x12\n" +
+	"\x04peer\x18\x01 \x01(\tR\x04peer\x125\n" +
+	"\bduration\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\bduration\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\",\n" +
+	"\x10EditBookResponse\x12\x18\n" +
+	"\achanged\x18\x01 \x01(\bR\achanged\"\x16\n" +
+	"\x14ListBootstrapRequest\"R\n" +
+	"\x15ListBootstrapResponse\x129\n" +
+	"\aentries\x18\x01 \x03(\v2\x1f.kith.control.v1.BootstrapEntryR\aentries\"D\n" +
+	"\x0eBootstrapEntry\x12\x12\n" +
+	"\x04line\x18\x01 \x01(\tR\x04line\x12\x1e\n" +
+	"\n" +
+	"configured\x18\x02 \x01(\bR\n" +
+	"configured\"@\n" +
+	"\x14EditBootstrapRequest\x12\x10\n" +
+	"\x03add\x18\x01 \x03(\tR\x03add\x12\x16\n" +
+	"\x06remove\x18\x02 \x03(\tR\x06remove\"-\n" +
+	"\x15EditBootstrapResponse\x12\x14\n" +
+	"\x05added\x18\x01 \x03(\tR\x05added\"\x0f\n" +
+	"\rRouterRequest\"\xed\x03\n" +
+	"\x0eRouterResponse\x12\x18\n" +
+	"\anetwork\x18\x01 \x01(\tR\anetwork\x12\x18\n" +
+	"\amoniker\x18\x02 \x01(\tR\amoniker\x121\n" +
+	"\x05peers\x18\x03 \x03(\v2\x1b.kith.control.v1.RouterPeerR\x05peers\x124\n" +
+	"\bchannels\x18\x04 \x03(\v2\x18.kith.control.v1.ChannelR\bchannels\x128\n" +
+	"\asources\x18\x05 \x03(\v2\x1e.kith.control.v1.AddressSourceR\asources\x12\x1a\n" +
+	"\bdialling\x18\x06 \x01(\x03R\bdialling\x12\x18\n" +
+	"\ainbound\x18\a \x01(\x03R\ainbound\x12\x1a\n" +
+	"\boutbound\x18\b \x01(\x03R\boutbound\x12F\n" +
+	"\arefused\x18\t \x03(\v2,.kith.control.v1.RouterResponse.RefusedEntryR\arefused\x12.\n" +
+	"\x06topics\x18\n" +
+	" \x03(\v2\x16.kith.control.v1.TopicR\x06topics\x1a:\n" +
+	"\fRefusedEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\x86\x04\n" +
+	"\n" +
+	"RouterPeer\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x18\n" +
+	"\amoniker\x18\x02 \x01(\tR\amoniker\x12\x1a\n" +
+	"\bendpoint\x18\x03 \x01(\tR\bendpoint\x12\x1c\n" +
+	"\tdirection\x18\x04 \x01(\tR\tdirection\x12\x12\n" +
+	"\x04kind\x18\x05 \x01(\tR\x04kind\x120\n" +
+	"\x05since\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x14\n" +
+	"\x05score\x18\a \x01(\x05R\x05score\x12\x12\n" +
+	"\x04sent\x18\b \x01(\x04R\x04sent\x12\x1a\n" +
+	"\breceived\x18\t \x01(\x04R\breceived\x12%\n" +
+	"\x0ereceived_bytes\x18\n" +
+	" \x01(\x04R\rreceivedBytes\x12\x16\n" +
+	"\x06queued\x18\v \x01(\x03R\x06queued\x12!\n" +
+	"\fqueued_bytes\x18\f \x01(\x03R\vqueuedBytes\x12B\n" +
+	"\adropped\x18\r \x03(\v2(.kith.control.v1.RouterPeer.DroppedEntryR\adropped\x12\x1d\n" +
+	"\n" +
+	"sent_bytes\x18\x0e \x01(\x04R\tsentBytes\x1a:\n" +
+	"\fDroppedEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\xca\x03\n" +
+	"\aChannel\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\rR\x02id\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1a\n" +
+	"\baccepted\x18\x03 \x01(\x04R\baccepted\x12\x18\n" +
+	"\awritten\x18\x04 \x01(\x04R\awritten\x12\x1a\n" +
+	"\breceived\x18\x05 \x01(\x04R\breceived\x12\x16\n" +
+	"\x06queued\x18\x06 \x01(\x03R\x06queued\x12\x16\n" +
+	"\x06unread\x18\a \x01(\x03R\x06unread\x12?\n" +
+	"\adropped\x18\b \x03(\v2%.kith.control.v1.Channel.DroppedEntryR\adropped\x12X\n" +
+	"\x10dropped_received\x18\t \x03(\v2-.kith.control.v1.Channel.DroppedReceivedEntryR\x0fdroppedReceived\x1a:\n" +
+	"\fDroppedEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\x1aB\n" +
+	"\x14DroppedReceivedEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\xda\x02\n" +
+	"\rAddressSource\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05state\x18\x02 \x01(\tR\x05state\x12\x18\n" +
+	"\aoffered\x18\x03 \x01(\x04R\aoffered\x12\x14\n" +
+	"\x05added\x18\x04 \x01(\x04R\x05added\x12\x14\n" +
+	"\x05known\x18\x05 \x01(\x04R\x05known\x12E\n" +
+	"\arefused\x18\x06 \x03(\v2+.kith.control.v1.AddressSource.RefusedEntryR\arefused\x12\x14\n" +
+	"\x05dials\x18\a \x01(\x04R\x05dials\x12!\n" +
+	"\ffailed_dials\x18\b \x01(\x04R\vfailedDials\x12\x1d\n" +
+	"\n" +
+	"last_error\x18\t \x01(\tR\tlastError\x1a:\n" +
+	"\fRefusedEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\x9d\x01\n" +
+	"\x05Topic\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
+	"\breceived\x18\x02 \x01(\x04R\breceived\x12\x14\n" +
+	"\x05bytes\x18\x03 \x01(\x04R\x05bytes\x12\x1e\n" +
+	"\n" +
+	"duplicates\x18\x04 \x01(\x04R\n" +
+	"duplicates\x12\x18\n" +
+	"\adropped\x18\x05 \x01(\x04R\adropped\x12\x14\n" +
+	"\x05peers\x18\x06 \x01(\x03R\x05peers\"\x84\x01\n" +
+	"\vCallRequest\x12\x12\n" +
+	"\x04peer\x18\x01 \x01(\tR\x04peer\x12\x18\n" +
+	"\aservice\x18\x02 \x01(\tR\aservice\x12\x12\n" +
+	"\x04data\x18\x03 \x01(\fR\x04data\x123\n" +
+	"\atimeout\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\atimeout\"\"\n" +
+	"\fCallResponse\x12\x12\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\"^\n" +
+	"\x13ListServicesRequest\x12\x12\n" +
+	"\x04peer\x18\x01 \x01(\tR\x04peer\x123\n" +
+	"\atimeout\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\atimeout\"L\n" +
+	"\x14ListServicesResponse\x124\n" +
+	"\bservices\x18\x01 \x03(\v2\x18.kith.control.v1.ServiceR\bservices\"P\n" +
+	"\aService\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06stream\x18\x02 \x01(\bR\x06stream\x12\x19\n" +
+	"\bbuilt_in\x18\x03 \x01(\bR\abuiltIn\":\n" +
+	"\x0ePublishRequest\x12\x14\n" +
+	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x12\n" +
+	"\x04data\x18\x02 \x01(\fR\x04data\"'\n" +
+	"\x0fPublishResponse\x12\x14\n" +
+	"\x05peers\x18\x01 \x01(\x03R\x05peers\"(\n" +
+	"\x10SubscribeRequest\x12\x14\n" +
+	"\x05topic\x18\x01 \x01(\tR\x05topic\"`\n" +
+	"\x11SubscribeResponse\x127\n" +
+	"\amessage\x18\x01 \x01(\v2\x1d.kith.control.v1.TopicMessageR\amessage\x12\x12\n" +
+	"\x04lost\x18\x02 \x01(\x04R\x04lost\"\x9c\x01\n" +
+	"\fTopicMessage\x12\x14\n" +
+	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x12\n" +
+	"\x04data\x18\x02 \x01(\fR\x04data\x12\x12\n" +
+	"\x04from\x18\x03 \x01(\tR\x04from\x126\n" +
+	"\breceived\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\breceived\x12\x16\n" +
+	"\x06author\x18\x05 \x01(\tR\x06author\"\x11\n" +
 	"\x0fShutdownRequest\"\x12\n" +
-	"\x10ShutdownResponse2\xe0\a\n" +
+	"\x10ShutdownResponse2\x98\x0e\n" +
 	"\x0eControlService\x12I\n" +
 	"\x06Status\x12\x1e.kith.control.v1.StatusRequest\x1a\x1f.kith.control.v1.StatusResponse\x12I\n" +
 	"\x06Expose\x12\x1e.kith.control.v1.ExposeRequest\x1a\x1f.kith.control.v1.ExposeResponse\x12L\n" +
@@ -2269,7 +4608,17 @@ const file_kith_control_v1_control_proto_rawDesc = "" +
 	"\fCloseStreams\x12$.kith.control.v1.CloseStreamsRequest\x1a%.kith.control.v1.CloseStreamsResponse\x12R\n" +
 	"\tListPeers\x12!.kith.control.v1.ListPeersRequest\x1a\".kith.control.v1.ListPeersResponse\x12O\n" +
 	"\bDialPeer\x12 .kith.control.v1.DialPeerRequest\x1a!.kith.control.v1.DialPeerResponse\x12E\n" +
-	"\x04Ping\x12\x1c.kith.control.v1.PingRequest\x1a\x1d.kith.control.v1.PingResponse0\x01\x12O\n" +
+	"\x04Ping\x12\x1c.kith.control.v1.PingRequest\x1a\x1d.kith.control.v1.PingResponse0\x01\x12C\n" +
+	"\x04Find\x12\x1c.kith.control.v1.FindRequest\x1a\x1d.kith.control.v1.FindResponse\x12O\n" +
+	"\bListBook\x12 .kith.control.v1.ListBookRequest\x1a!.kith.control.v1.ListBookResponse\x12O\n" +
+	"\bEditBook\x12 .kith.control.v1.EditBookRequest\x1a!.kith.control.v1.EditBookResponse\x12^\n" +
+	"\rListBootstrap\x12%.kith.control.v1.ListBootstrapRequest\x1a&.kith.control.v1.ListBootstrapResponse\x12^\n" +
+	"\rEditBootstrap\x12%.kith.control.v1.EditBootstrapRequest\x1a&.kith.control.v1.EditBootstrapResponse\x12I\n" +
+	"\x06Router\x12\x1e.kith.control.v1.RouterRequest\x1a\x1f.kith.control.v1.RouterResponse\x12C\n" +
+	"\x04Call\x12\x1c.kith.control.v1.CallRequest\x1a\x1d.kith.control.v1.CallResponse\x12[\n" +
+	"\fListServices\x12$.kith.control.v1.ListServicesRequest\x1a%.kith.control.v1.ListServicesResponse\x12L\n" +
+	"\aPublish\x12\x1f.kith.control.v1.PublishRequest\x1a .kith.control.v1.PublishResponse\x12T\n" +
+	"\tSubscribe\x12!.kith.control.v1.SubscribeRequest\x1a\".kith.control.v1.SubscribeResponse0\x01\x12O\n" +
 	"\bShutdown\x12 .kith.control.v1.ShutdownRequest\x1a!.kith.control.v1.ShutdownResponseB:Z8github.com/kith-p2p/kith/internal/pb/controlv1;controlv1b\x06proto3"
 
 var (
@@ -2285,7 +4634,7 @@ func file_kith_control_v1_control_proto_rawDescGZIP() []byte {
 }
 
 var file_kith_control_v1_control_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_kith_control_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
+var file_kith_control_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 67)
 var file_kith_control_v1_control_proto_goTypes = []any{
 	(Mount_Kind)(0),               // 0: kith.control.v1.Mount.Kind
 	(*StatusRequest)(nil),         // 1: kith.control.v1.StatusRequest
@@ -2315,67 +4664,155 @@ var file_kith_control_v1_control_proto_goTypes = []any{
 	(*DialPeerResponse)(nil),      // 25: kith.control.v1.DialPeerResponse
 	(*PingRequest)(nil),           // 26: kith.control.v1.PingRequest
 	(*PingResponse)(nil),          // 27: kith.control.v1.PingResponse
-	(*ShutdownRequest)(nil),       // 28: kith.control.v1.ShutdownRequest
-	(*ShutdownResponse)(nil),      // 29: kith.control.v1.ShutdownResponse
-	nil,                           // 30: kith.control.v1.Counters.RefusedEntry
-	(*timestamppb.Timestamp)(nil), // 31: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 32: google.protobuf.Duration
+	(*FindRequest)(nil),           // 28: kith.control.v1.FindRequest
+	(*FindResponse)(nil),          // 29: kith.control.v1.FindResponse
+	(*Place)(nil),                 // 30: kith.control.v1.Place
+	(*ListBookRequest)(nil),       // 31: kith.control.v1.ListBookRequest
+	(*ListBookResponse)(nil),      // 32: kith.control.v1.ListBookResponse
+	(*BookPeer)(nil),              // 33: kith.control.v1.BookPeer
+	(*Ban)(nil),                   // 34: kith.control.v1.Ban
+	(*BookAddress)(nil),           // 35: kith.control.v1.BookAddress
+	(*EditBookRequest)(nil),       // 36: kith.control.v1.EditBookRequest
+	(*BanPeer)(nil),               // 37: kith.control.v1.BanPeer
+	(*EditBookResponse)(nil),      // 38: kith.control.v1.EditBookResponse
+	(*ListBootstrapRequest)(nil),  // 39: kith.control.v1.ListBootstrapRequest
+	(*ListBootstrapResponse)(nil), // 40: kith.control.v1.ListBootstrapResponse
+	(*BootstrapEntry)(nil),        // 41: kith.control.v1.BootstrapEntry
+	(*EditBootstrapRequest)(nil),  // 42: kith.control.v1.EditBootstrapRequest
+	(*EditBootstrapResponse)(nil), // 43: kith.control.v1.EditBootstrapResponse
+	(*RouterRequest)(nil),         // 44: kith.control.v1.RouterRequest
+	(*RouterResponse)(nil),        // 45: kith.control.v1.RouterResponse
+	(*RouterPeer)(nil),            // 46: kith.control.v1.RouterPeer
+	(*Channel)(nil),               // 47: kith.control.v1.Channel
+	(*AddressSource)(nil),         // 48: kith.control.v1.AddressSource
+	(*Topic)(nil),                 // 49: kith.control.v1.Topic
+	(*CallRequest)(nil),           // 50: kith.control.v1.CallRequest
+	(*CallResponse)(nil),          // 51: kith.control.v1.CallResponse
+	(*ListServicesRequest)(nil),   // 52: kith.control.v1.ListServicesRequest
+	(*ListServicesResponse)(nil),  // 53: kith.control.v1.ListServicesResponse
+	(*Service)(nil),               // 54: kith.control.v1.Service
+	(*PublishRequest)(nil),        // 55: kith.control.v1.PublishRequest
+	(*PublishResponse)(nil),       // 56: kith.control.v1.PublishResponse
+	(*SubscribeRequest)(nil),      // 57: kith.control.v1.SubscribeRequest
+	(*SubscribeResponse)(nil),     // 58: kith.control.v1.SubscribeResponse
+	(*TopicMessage)(nil),          // 59: kith.control.v1.TopicMessage
+	(*ShutdownRequest)(nil),       // 60: kith.control.v1.ShutdownRequest
+	(*ShutdownResponse)(nil),      // 61: kith.control.v1.ShutdownResponse
+	nil,                           // 62: kith.control.v1.Counters.RefusedEntry
+	nil,                           // 63: kith.control.v1.RouterResponse.RefusedEntry
+	nil,                           // 64: kith.control.v1.RouterPeer.DroppedEntry
+	nil,                           // 65: kith.control.v1.Channel.DroppedEntry
+	nil,                           // 66: kith.control.v1.Channel.DroppedReceivedEntry
+	nil,                           // 67: kith.control.v1.AddressSource.RefusedEntry
+	(*timestamppb.Timestamp)(nil), // 68: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 69: google.protobuf.Duration
 }
 var file_kith_control_v1_control_proto_depIdxs = []int32{
-	31, // 0: kith.control.v1.StatusResponse.started:type_name -> google.protobuf.Timestamp
+	68, // 0: kith.control.v1.StatusResponse.started:type_name -> google.protobuf.Timestamp
 	3,  // 1: kith.control.v1.StatusResponse.counters:type_name -> kith.control.v1.Counters
-	30, // 2: kith.control.v1.Counters.refused:type_name -> kith.control.v1.Counters.RefusedEntry
+	62, // 2: kith.control.v1.Counters.refused:type_name -> kith.control.v1.Counters.RefusedEntry
 	5,  // 3: kith.control.v1.ExposeRequest.limits:type_name -> kith.control.v1.Limits
-	32, // 4: kith.control.v1.Limits.idle_timeout:type_name -> google.protobuf.Duration
-	32, // 5: kith.control.v1.Limits.connect_timeout:type_name -> google.protobuf.Duration
+	69, // 4: kith.control.v1.Limits.idle_timeout:type_name -> google.protobuf.Duration
+	69, // 5: kith.control.v1.Limits.connect_timeout:type_name -> google.protobuf.Duration
 	9,  // 6: kith.control.v1.ExposeResponse.mount:type_name -> kith.control.v1.Mount
-	32, // 7: kith.control.v1.ConnectRequest.wait:type_name -> google.protobuf.Duration
-	32, // 8: kith.control.v1.ConnectRequest.timeout:type_name -> google.protobuf.Duration
+	69, // 7: kith.control.v1.ConnectRequest.wait:type_name -> google.protobuf.Duration
+	69, // 8: kith.control.v1.ConnectRequest.timeout:type_name -> google.protobuf.Duration
 	9,  // 9: kith.control.v1.ConnectResponse.mount:type_name -> kith.control.v1.Mount
 	0,  // 10: kith.control.v1.Mount.kind:type_name -> kith.control.v1.Mount.Kind
-	31, // 11: kith.control.v1.Mount.since:type_name -> google.protobuf.Timestamp
+	68, // 11: kith.control.v1.Mount.since:type_name -> google.protobuf.Timestamp
 	9,  // 12: kith.control.v1.ListMountsResponse.mounts:type_name -> kith.control.v1.Mount
 	9,  // 13: kith.control.v1.CloseMountsResponse.closed:type_name -> kith.control.v1.Mount
 	0,  // 14: kith.control.v1.Stream.kind:type_name -> kith.control.v1.Mount.Kind
-	31, // 15: kith.control.v1.Stream.since:type_name -> google.protobuf.Timestamp
+	68, // 15: kith.control.v1.Stream.since:type_name -> google.protobuf.Timestamp
 	16, // 16: kith.control.v1.ListStreamsResponse.streams:type_name -> kith.control.v1.Stream
 	23, // 17: kith.control.v1.ListPeersResponse.peers:type_name -> kith.control.v1.Peer
-	31, // 18: kith.control.v1.Peer.since:type_name -> google.protobuf.Timestamp
-	32, // 19: kith.control.v1.Peer.rtt:type_name -> google.protobuf.Duration
-	32, // 20: kith.control.v1.DialPeerRequest.timeout:type_name -> google.protobuf.Duration
+	68, // 18: kith.control.v1.Peer.since:type_name -> google.protobuf.Timestamp
+	69, // 19: kith.control.v1.Peer.rtt:type_name -> google.protobuf.Duration
+	69, // 20: kith.control.v1.DialPeerRequest.timeout:type_name -> google.protobuf.Duration
 	23, // 21: kith.control.v1.DialPeerResponse.peer:type_name -> kith.control.v1.Peer
-	32, // 22: kith.control.v1.PingRequest.interval:type_name -> google.protobuf.Duration
-	32, // 23: kith.control.v1.PingRequest.timeout:type_name -> google.protobuf.Duration
-	32, // 24: kith.control.v1.PingResponse.rtt:type_name -> google.protobuf.Duration
-	1,  // 25: kith.control.v1.ControlService.Status:input_type -> kith.control.v1.StatusRequest
-	4,  // 26: kith.control.v1.ControlService.Expose:input_type -> kith.control.v1.ExposeRequest
-	7,  // 27: kith.control.v1.ControlService.Connect:input_type -> kith.control.v1.ConnectRequest
-	10, // 28: kith.control.v1.ControlService.Hold:input_type -> kith.control.v1.HoldRequest
-	12, // 29: kith.control.v1.ControlService.ListMounts:input_type -> kith.control.v1.ListMountsRequest
-	14, // 30: kith.control.v1.ControlService.CloseMounts:input_type -> kith.control.v1.CloseMountsRequest
-	17, // 31: kith.control.v1.ControlService.ListStreams:input_type -> kith.control.v1.ListStreamsRequest
-	19, // 32: kith.control.v1.ControlService.CloseStreams:input_type -> kith.control.v1.CloseStreamsRequest
-	21, // 33: kith.control.v1.ControlService.ListPeers:input_type -> kith.control.v1.ListPeersRequest
-	24, // 34: kith.control.v1.ControlService.DialPeer:input_type -> kith.control.v1.DialPeerRequest
-	26, // 35: kith.control.v1.ControlService.Ping:input_type -> kith.control.v1.PingRequest
-	28, // 36: kith.control.v1.ControlService.Shutdown:input_type -> kith.control.v1.ShutdownRequest
-	2,  // 37: kith.control.v1.ControlService.Status:output_type -> kith.control.v1.StatusResponse
-	6,  // 38: kith.control.v1.ControlService.Expose:output_type -> kith.control.v1.ExposeResponse
-	8,  // 39: kith.control.v1.ControlService.Connect:output_type -> kith.control.v1.ConnectResponse
-	11, // 40: kith.control.v1.ControlService.Hold:output_type -> kith.control.v1.HoldResponse
-	13, // 41: kith.control.v1.ControlService.ListMounts:output_type -> kith.control.v1.ListMountsResponse
-	15, // 42: kith.control.v1.ControlService.CloseMounts:output_type -> kith.control.v1.CloseMountsResponse
-	18, // 43: kith.control.v1.ControlService.ListStreams:output_type -> kith.control.v1.ListStreamsResponse
-	20, // 44: kith.control.v1.ControlService.CloseStreams:output_type -> kith.control.v1.CloseStreamsResponse
-	22, // 45: kith.control.v1.ControlService.ListPeers:output_type -> kith.control.v1.ListPeersResponse
-	25, // 46: kith.control.v1.ControlService.DialPeer:output_type -> kith.control.v1.DialPeerResponse
-	27, // 47: kith.control.v1.ControlService.Ping:output_type -> kith.control.v1.PingResponse
-	29, // 48: kith.control.v1.ControlService.Shutdown:output_type -> kith.control.v1.ShutdownResponse
-	37, // [37:49] is the sub-list for method output_type
-	25, // [25:37] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	69, // 22: kith.control.v1.PingRequest.interval:type_name -> google.protobuf.Duration
+	69, // 23: kith.control.v1.PingRequest.timeout:type_name -> google.protobuf.Duration
+	69, // 24: kith.control.v1.PingResponse.rtt:type_name -> google.protobuf.Duration
+	69, // 25: kith.control.v1.FindRequest.timeout:type_name -> google.protobuf.Duration
+	30, // 26: kith.control.v1.FindResponse.places:type_name -> kith.control.v1.Place
+	33, // 27: kith.control.v1.ListBookResponse.peers:type_name -> kith.control.v1.BookPeer
+	34, // 28: kith.control.v1.ListBookResponse.networks:type_name -> kith.control.v1.Ban
+	68, // 29: kith.control.v1.BookPeer.last_connected:type_name -> google.protobuf.Timestamp
+	34, // 30: kith.control.v1.BookPeer.ban:type_name -> kith.control.v1.Ban
+	34, // 31: kith.control.v1.BookPeer.shun:type_name -> kith.control.v1.Ban
+	35, // 32: kith.control.v1.BookPeer.addresses:type_name -> kith.control.v1.BookAddress
+	68, // 33: kith.control.v1.Ban.since:type_name -> google.protobuf.Timestamp
+	68, // 34: kith.control.v1.Ban.until:type_name -> google.protobuf.Timestamp
+	68, // 35: kith.control.v1.BookAddress.last_attempt:type_name -> google.protobuf.Timestamp
+	68, // 36: kith.control.v1.BookAddress.last_success:type_name -> google.protobuf.Timestamp
+	68, // 37: kith.control.v1.BookAddress.retry:type_name -> google.protobuf.Timestamp
+	37, // 38: kith.control.v1.EditBookRequest.ban:type_name -> kith.control.v1.BanPeer
+	69, // 39: kith.control.v1.BanPeer.duration:type_name -> google.protobuf.Duration
+	41, // 40: kith.control.v1.ListBootstrapResponse.entries:type_name -> kith.control.v1.BootstrapEntry
+	46, // 41: kith.control.v1.RouterResponse.peers:type_name -> kith.control.v1.RouterPeer
+	47, // 42: kith.control.v1.RouterResponse.channels:type_name -> kith.control.v1.Channel
+	48, // 43: kith.control.v1.RouterResponse.sources:type_name -> kith.control.v1.AddressSource
+	63, // 44: kith.control.v1.RouterResponse.refused:type_name -> kith.control.v1.RouterResponse.RefusedEntry
+	49, // 45: kith.control.v1.RouterResponse.topics:type_name -> kith.control.v1.Topic
+	68, // 46: kith.control.v1.RouterPeer.since:type_name -> google.protobuf.Timestamp
+	64, // 47: kith.control.v1.RouterPeer.dropped:type_name -> kith.control.v1.RouterPeer.DroppedEntry
+	65, // 48: kith.control.v1.Channel.dropped:type_name -> kith.control.v1.Channel.DroppedEntry
+	66, // 49: kith.control.v1.Channel.dropped_received:type_name -> kith.control.v1.Channel.DroppedReceivedEntry
+	67, // 50: kith.control.v1.AddressSource.refused:type_name -> kith.control.v1.AddressSource.RefusedEntry
+	69, // 51: kith.control.v1.CallRequest.timeout:type_name -> google.protobuf.Duration
+	69, // 52: kith.control.v1.ListServicesRequest.timeout:type_name -> google.protobuf.Duration
+	54, // 53: kith.control.v1.ListServicesResponse.services:type_name -> kith.control.v1.Service
+	59, // 54: kith.control.v1.SubscribeResponse.message:type_name -> kith.control.v1.TopicMessage
+	68, // 55: kith.control.v1.TopicMessage.received:type_name -> google.protobuf.Timestamp
+	1,  // 56: kith.control.v1.ControlService.Status:input_type -> kith.control.v1.StatusRequest
+	4,  // 57: kith.control.v1.ControlService.Expose:input_type -> kith.control.v1.ExposeRequest
+	7,  // 58: kith.control.v1.ControlService.Connect:input_type -> kith.control.v1.ConnectRequest
+	10, // 59: kith.control.v1.ControlService.Hold:input_type -> kith.control.v1.HoldRequest
+	12, // 60: kith.control.v1.ControlService.ListMounts:input_type -> kith.control.v1.ListMountsRequest
+	14, // 61: kith.control.v1.ControlService.CloseMounts:input_type -> kith.control.v1.CloseMountsRequest
+	17, // 62: kith.control.v1.ControlService.ListStreams:input_type -> kith.control.v1.ListStreamsRequest
+	19, // 63: kith.control.v1.ControlService.CloseStreams:input_type -> kith.control.v1.CloseStreamsRequest
+	21, // 64: kith.control.v1.ControlService.ListPeers:input_type -> kith.control.v1.ListPeersRequest
+	24, // 65: kith.control.v1.ControlService.DialPeer:input_type -> kith.control.v1.DialPeerRequest
+	26, // 66: kith.control.v1.ControlService.Ping:input_type -> kith.control.v1.PingRequest
+	28, // 67: kith.control.v1.ControlService.Find:input_type -> kith.control.v1.FindRequest
+	31, // 68: kith.control.v1.ControlService.ListBook:input_type -> kith.control.v1.ListBookRequest
+	36, // 69: kith.control.v1.ControlService.EditBook:input_type -> kith.control.v1.EditBookRequest
+	39, // 70: kith.control.v1.ControlService.ListBootstrap:input_type -> kith.control.v1.ListBootstrapRequest
+	42, // 71: kith.control.v1.ControlService.EditBootstrap:input_type -> kith.control.v1.EditBootstrapRequest
+	44, // 72: kith.control.v1.ControlService.Router:input_type -> kith.control.v1.RouterRequest
+	50, // 73: kith.control.v1.ControlService.Call:input_type -> kith.control.v1.CallRequest
+	52, // 74: kith.control.v1.ControlService.ListServices:input_type -> kith.control.v1.ListServicesRequest
+	55, // 75: kith.control.v1.ControlService.Publish:input_type -> kith.control.v1.PublishRequest
+	57, // 76: kith.control.v1.ControlService.Subscribe:input_type -> kith.control.v1.SubscribeRequest
+	60, // 77: kith.control.v1.ControlService.Shutdown:input_type -> kith.control.v1.ShutdownRequest
+	2,  // 78: kith.control.v1.ControlService.Status:output_type -> kith.control.v1.StatusResponse
+	6,  // 79: kith.control.v1.ControlService.Expose:output_type -> kith.control.v1.ExposeResponse
+	8,  // 80: kith.control.v1.ControlService.Connect:output_type -> kith.control.v1.ConnectResponse
+	11, // 81: kith.control.v1.ControlService.Hold:output_type -> kith.control.v1.HoldResponse
+	13, // 82: kith.control.v1.ControlService.ListMounts:output_type -> kith.control.v1.ListMountsResponse
+	15, // 83: kith.control.v1.ControlService.CloseMounts:output_type -> kith.control.v1.CloseMountsResponse
+	18, // 84: kith.control.v1.ControlService.ListStreams:output_type -> kith.control.v1.ListStreamsResponse
+	20, // 85: kith.control.v1.ControlService.CloseStreams:output_type -> kith.control.v1.CloseStreamsResponse
+	22, // 86: kith.control.v1.ControlService.ListPeers:output_type -> kith.control.v1.ListPeersResponse
+	25, // 87: kith.control.v1.ControlService.DialPeer:output_type -> kith.control.v1.DialPeerResponse
+	27, // 88: kith.control.v1.ControlService.Ping:output_type -> kith.control.v1.PingResponse
+	29, // 89: kith.control.v1.ControlService.Find:output_type -> kith.control.v1.FindResponse
+	32, // 90: kith.control.v1.ControlService.ListBook:output_type -> kith.control.v1.ListBookResponse
+	38, // 91: kith.control.v1.ControlService.EditBook:output_type -> kith.control.v1.EditBookResponse
+	40, // 92: kith.control.v1.ControlService.ListBootstrap:output_type -> kith.control.v1.ListBootstrapResponse
+	43, // 93: kith.control.v1.ControlService.EditBootstrap:output_type -> kith.control.v1.EditBootstrapResponse
+	45, // 94: kith.control.v1.ControlService.Router:output_type -> kith.control.v1.RouterResponse
+	51, // 95: kith.control.v1.ControlService.Call:output_type -> kith.control.v1.CallResponse
+	53, // 96: kith.control.v1.ControlService.ListServices:output_type -> kith.control.v1.ListServicesResponse
+	56, // 97: kith.control.v1.ControlService.Publish:output_type -> kith.control.v1.PublishResponse
+	58, // 98: kith.control.v1.ControlService.Subscribe:output_type -> kith.control.v1.SubscribeResponse
+	61, // 99: kith.control.v1.ControlService.Shutdown:output_type -> kith.control.v1.ShutdownResponse
+	78, // [78:100] is the sub-list for method output_type
+	56, // [56:78] is the sub-list for method input_type
+	56, // [56:56] is the sub-list for extension type_name
+	56, // [56:56] is the sub-list for extension extendee
+	0,  // [0:56] is the sub-list for field type_name
 }
 
 func init() { file_kith_control_v1_control_proto_init() }
@@ -2384,13 +4821,19 @@ func file_kith_control_v1_control_proto_init() {
 		return
 	}
 	file_kith_control_v1_control_proto_msgTypes[18].OneofWrappers = []any{}
+	file_kith_control_v1_control_proto_msgTypes[35].OneofWrappers = []any{
+		(*EditBookRequest_Add)(nil),
+		(*EditBookRequest_Forget)(nil),
+		(*EditBookRequest_Ban)(nil),
+		(*EditBookRequest_Unban)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kith_control_v1_control_proto_rawDesc), len(file_kith_control_v1_control_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   30,
+			NumMessages:   67,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

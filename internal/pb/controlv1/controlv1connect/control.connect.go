@@ -68,6 +68,30 @@ const (
 	ControlServiceDialPeerProcedure = "/kith.control.v1.ControlService/DialPeer"
 	// ControlServicePingProcedure is the fully-qualified name of the ControlService's Ping RPC.
 	ControlServicePingProcedure = "/kith.control.v1.ControlService/Ping"
+	// ControlServiceFindProcedure is the fully-qualified name of the ControlService's Find RPC.
+	ControlServiceFindProcedure = "/kith.control.v1.ControlService/Find"
+	// ControlServiceListBookProcedure is the fully-qualified name of the ControlService's ListBook RPC.
+	ControlServiceListBookProcedure = "/kith.control.v1.ControlService/ListBook"
+	// ControlServiceEditBookProcedure is the fully-qualified name of the ControlService's EditBook RPC.
+	ControlServiceEditBookProcedure = "/kith.control.v1.ControlService/EditBook"
+	// ControlServiceListBootstrapProcedure is the fully-qualified name of the ControlService's
+	// ListBootstrap RPC.
+	ControlServiceListBootstrapProcedure = "/kith.control.v1.ControlService/ListBootstrap"
+	// ControlServiceEditBootstrapProcedure is the fully-qualified name of the ControlService's
+	// EditBootstrap RPC.
+	ControlServiceEditBootstrapProcedure = "/kith.control.v1.ControlService/EditBootstrap"
+	// ControlServiceRouterProcedure is the fully-qualified name of the ControlService's Router RPC.
+	ControlServiceRouterProcedure = "/kith.control.v1.ControlService/Router"
+	// ControlServiceCallProcedure is the fully-qualified name of the ControlService's Call RPC.
+	ControlServiceCallProcedure = "/kith.control.v1.ControlService/Call"
+	// ControlServiceListServicesProcedure is the fully-qualified name of the ControlService's
+	// ListServices RPC.
+	ControlServiceListServicesProcedure = "/kith.control.v1.ControlService/ListServices"
+	// ControlServicePublishProcedure is the fully-qualified name of the ControlService's Publish RPC.
+	ControlServicePublishProcedure = "/kith.control.v1.ControlService/Publish"
+	// ControlServiceSubscribeProcedure is the fully-qualified name of the ControlService's Subscribe
+	// RPC.
+	ControlServiceSubscribeProcedure = "/kith.control.v1.ControlService/Subscribe"
 	// ControlServiceShutdownProcedure is the fully-qualified name of the ControlService's Shutdown RPC.
 	ControlServiceShutdownProcedure = "/kith.control.v1.ControlService/Shutdown"
 )
@@ -94,6 +118,26 @@ type ControlServiceClient interface {
 	DialPeer(context.Context, *connect.Request[controlv1.DialPeerRequest]) (*connect.Response[controlv1.DialPeerResponse], error)
 	// Ping sends one response per round trip.
 	Ping(context.Context, *connect.Request[controlv1.PingRequest]) (*connect.ServerStreamForClient[controlv1.PingResponse], error)
+	// Find says where a peer is: connections, the address book, the DHT.
+	Find(context.Context, *connect.Request[controlv1.FindRequest]) (*connect.Response[controlv1.FindResponse], error)
+	// ListBook lists what the address book knows.
+	ListBook(context.Context, *connect.Request[controlv1.ListBookRequest]) (*connect.Response[controlv1.ListBookResponse], error)
+	// EditBook adds an address, forgets, bans or unbans a peer: one of them.
+	EditBook(context.Context, *connect.Request[controlv1.EditBookRequest]) (*connect.Response[controlv1.EditBookResponse], error)
+	ListBootstrap(context.Context, *connect.Request[controlv1.ListBootstrapRequest]) (*connect.Response[controlv1.ListBootstrapResponse], error)
+	// EditBootstrap adds lines to the bootstrap list, or removes some.
+	EditBootstrap(context.Context, *connect.Request[controlv1.EditBootstrapRequest]) (*connect.Response[controlv1.EditBootstrapResponse], error)
+	// Router says which peers, channels and queues the message router has.
+	Router(context.Context, *connect.Request[controlv1.RouterRequest]) (*connect.Response[controlv1.RouterResponse], error)
+	// Call sends one request to a service of a peer and returns the answer.
+	Call(context.Context, *connect.Request[controlv1.CallRequest]) (*connect.Response[controlv1.CallResponse], error)
+	// ListServices lists the services of a peer that this node may call.
+	ListServices(context.Context, *connect.Request[controlv1.ListServicesRequest]) (*connect.Response[controlv1.ListServicesResponse], error)
+	// Publish sends a message to all who subscribed to a topic.
+	Publish(context.Context, *connect.Request[controlv1.PublishRequest]) (*connect.Response[controlv1.PublishResponse], error)
+	// Subscribe sends the messages of a topic. The first response has no message
+	// and says that it has begun.
+	Subscribe(context.Context, *connect.Request[controlv1.SubscribeRequest]) (*connect.ServerStreamForClient[controlv1.SubscribeResponse], error)
 	// Shutdown ends the node.
 	Shutdown(context.Context, *connect.Request[controlv1.ShutdownRequest]) (*connect.Response[controlv1.ShutdownResponse], error)
 }
@@ -175,6 +219,66 @@ func NewControlServiceClient(httpClient connect.HTTPClient, baseURL string, opts
 			connect.WithSchema(controlServiceMethods.ByName("Ping")),
 			connect.WithClientOptions(opts...),
 		),
+		find: connect.NewClient[controlv1.FindRequest, controlv1.FindResponse](
+			httpClient,
+			baseURL+ControlServiceFindProcedure,
+			connect.WithSchema(controlServiceMethods.ByName("Find")),
+			connect.WithClientOptions(opts...),
+		),
+		listBook: connect.NewClient[controlv1.ListBookRequest, controlv1.ListBookResponse](
+			httpClient,
+			baseURL+ControlServiceListBookProcedure,
+			connect.WithSchema(controlServiceMethods.ByName("ListBook")),
+			connect.WithClientOptions(opts...),
+		),
+		editBook: connect.NewClient[controlv1.EditBookRequest, controlv1.EditBookResponse](
+			httpClient,
+			baseURL+ControlServiceEditBookProcedure,
+			connect.WithSchema(controlServiceMethods.ByName("EditBook")),
+			connect.WithClientOptions(opts...),
+		),
+		listBootstrap: connect.NewClient[controlv1.ListBootstrapRequest, controlv1.ListBootstrapResponse](
+			httpClient,
+			baseURL+ControlServiceListBootstrapProcedure,
+			connect.WithSchema(controlServiceMethods.ByName("ListBootstrap")),
+			connect.WithClientOptions(opts...),
+		),
+		editBootstrap: connect.NewClient[controlv1.EditBootstrapRequest, controlv1.EditBootstrapResponse](
+			httpClient,
+			baseURL+ControlServiceEditBootstrapProcedure,
+			connect.WithSchema(controlServiceMethods.ByName("EditBootstrap")),
+			connect.WithClientOptions(opts...),
+		),
+		router: connect.NewClient[controlv1.RouterRequest, controlv1.RouterResponse](
+			httpClient,
+			baseURL+ControlServiceRouterProcedure,
+			connect.WithSchema(controlServiceMethods.ByName("Router")),
+			connect.WithClientOptions(opts...),
+		),
+		call: connect.NewClient[controlv1.CallRequest, controlv1.CallResponse](
+			httpClient,
+			baseURL+ControlServiceCallProcedure,
+			connect.WithSchema(controlServiceMethods.ByName("Call")),
+			connect.WithClientOptions(opts...),
+		),
+		listServices: connect.NewClient[controlv1.ListServicesRequest, controlv1.ListServicesResponse](
+			httpClient,
+			baseURL+ControlServiceListServicesProcedure,
+			connect.WithSchema(controlServiceMethods.ByName("ListServices")),
+			connect.WithClientOptions(opts...),
+		),
+		publish: connect.NewClient[controlv1.PublishRequest, controlv1.PublishResponse](
+			httpClient,
+			baseURL+ControlServicePublishProcedure,
+			connect.WithSchema(controlServiceMethods.ByName("Publish")),
+			connect.WithClientOptions(opts...),
+		),
+		subscribe: connect.NewClient[controlv1.SubscribeRequest, controlv1.SubscribeResponse](
+			httpClient,
+			baseURL+ControlServiceSubscribeProcedure,
+			connect.WithSchema(controlServiceMethods.ByName("Subscribe")),
+			connect.WithClientOptions(opts...),
+		),
 		shutdown: connect.NewClient[controlv1.ShutdownRequest, controlv1.ShutdownResponse](
 			httpClient,
 			baseURL+ControlServiceShutdownProcedure,
@@ -186,18 +290,28 @@ func NewControlServiceClient(httpClient connect.HTTPClient, baseURL string, opts
 
 // controlServiceClient implements ControlServiceClient.
 type controlServiceClient struct {
-	status       *connect.Client[controlv1.StatusRequest, controlv1.StatusResponse]
-	expose       *connect.Client[controlv1.ExposeRequest, controlv1.ExposeResponse]
-	connect      *connect.Client[controlv1.ConnectRequest, controlv1.ConnectResponse]
-	hold         *connect.Client[controlv1.HoldRequest, controlv1.HoldResponse]
-	listMounts   *connect.Client[controlv1.ListMountsRequest, controlv1.ListMountsResponse]
-	closeMounts  *connect.Client[controlv1.CloseMountsRequest, controlv1.CloseMountsResponse]
-	listStreams  *connect.Client[controlv1.ListStreamsRequest, controlv1.ListStreamsResponse]
-	closeStreams *connect.Client[controlv1.CloseStreamsRequest, controlv1.CloseStreamsResponse]
-	listPeers    *connect.Client[controlv1.ListPeersRequest, controlv1.ListPeersResponse]
-	dialPeer     *connect.Client[controlv1.DialPeerRequest, controlv1.DialPeerResponse]
-	ping         *connect.Client[controlv1.PingRequest, controlv1.PingResponse]
-	shutdown     *connect.Client[controlv1.ShutdownRequest, controlv1.ShutdownResponse]
+	status        *connect.Client[controlv1.StatusRequest, controlv1.StatusResponse]
+	expose        *connect.Client[controlv1.ExposeRequest, controlv1.ExposeResponse]
+	connect       *connect.Client[controlv1.ConnectRequest, controlv1.ConnectResponse]
+	hold          *connect.Client[controlv1.HoldRequest, controlv1.HoldResponse]
+	listMounts    *connect.Client[controlv1.ListMountsRequest, controlv1.ListMountsResponse]
+	closeMounts   *connect.Client[controlv1.CloseMountsRequest, controlv1.CloseMountsResponse]
+	listStreams   *connect.Client[controlv1.ListStreamsRequest, controlv1.ListStreamsResponse]
+	closeStreams  *connect.Client[controlv1.CloseStreamsRequest, controlv1.CloseStreamsResponse]
+	listPeers     *connect.Client[controlv1.ListPeersRequest, controlv1.ListPeersResponse]
+	dialPeer      *connect.Client[controlv1.DialPeerRequest, controlv1.DialPeerResponse]
+	ping          *connect.Client[controlv1.PingRequest, controlv1.PingResponse]
+	find          *connect.Client[controlv1.FindRequest, controlv1.FindResponse]
+	listBook      *connect.Client[controlv1.ListBookRequest, controlv1.ListBookResponse]
+	editBook      *connect.Client[controlv1.EditBookRequest, controlv1.EditBookResponse]
+	listBootstrap *connect.Client[controlv1.ListBootstrapRequest, controlv1.ListBootstrapResponse]
+	editBootstrap *connect.Client[controlv1.EditBootstrapRequest, controlv1.EditBootstrapResponse]
+	router        *connect.Client[controlv1.RouterRequest, controlv1.RouterResponse]
+	call          *connect.Client[controlv1.CallRequest, controlv1.CallResponse]
+	listServices  *connect.Client[controlv1.ListServicesRequest, controlv1.ListServicesResponse]
+	publish       *connect.Client[controlv1.PublishRequest, controlv1.PublishResponse]
+	subscribe     *connect.Client[controlv1.SubscribeRequest, controlv1.SubscribeResponse]
+	shutdown      *connect.Client[controlv1.ShutdownRequest, controlv1.ShutdownResponse]
 }
 
 // Status calls kith.control.v1.ControlService.Status.
@@ -255,6 +369,56 @@ func (c *controlServiceClient) Ping(ctx context.Context, req *connect.Request[co
 	return c.ping.CallServerStream(ctx, req)
 }
 
+// Find calls kith.control.v1.ControlService.Find.
+func (c *controlServiceClient) Find(ctx context.Context, req *connect.Request[controlv1.FindRequest]) (*connect.Response[controlv1.FindResponse], error) {
+	return c.find.CallUnary(ctx, req)
+}
+
+// ListBook calls kith.control.v1.ControlService.ListBook.
+func (c *controlServiceClient) ListBook(ctx context.Context, req *connect.Request[controlv1.ListBookRequest]) (*connect.Response[controlv1.ListBookResponse], error) {
+	return c.listBook.CallUnary(ctx, req)
+}
+
+// EditBook calls kith.control.v1.ControlService.EditBook.
+func (c *controlServiceClient) EditBook(ctx context.Context, req *connect.Request[controlv1.EditBookRequest]) (*connect.Response[controlv1.EditBookResponse], error) {
+	return c.editBook.CallUnary(ctx, req)
+}
+
+// ListBootstrap calls kith.control.v1.ControlService.ListBootstrap.
+func (c *controlServiceClient) ListBootstrap(ctx context.Context, req *connect.Request[controlv1.ListBootstrapRequest]) (*connect.Response[controlv1.ListBootstrapResponse], error) {
+	return c.listBootstrap.CallUnary(ctx, req)
+}
+
+// EditBootstrap calls kith.control.v1.ControlService.EditBootstrap.
+func (c *controlServiceClient) EditBootstrap(ctx context.Context, req *connect.Request[controlv1.EditBootstrapRequest]) (*connect.Response[controlv1.EditBootstrapResponse], error) {
+	return c.editBootstrap.CallUnary(ctx, req)
+}
+
+// Router calls kith.control.v1.ControlService.Router.
+func (c *controlServiceClient) Router(ctx context.Context, req *connect.Request[controlv1.RouterRequest]) (*connect.Response[controlv1.RouterResponse], error) {
+	return c.router.CallUnary(ctx, req)
+}
+
+// Call calls kith.control.v1.ControlService.Call.
+func (c *controlServiceClient) Call(ctx context.Context, req *connect.Request[controlv1.CallRequest]) (*connect.Response[controlv1.CallResponse], error) {
+	return c.call.CallUnary(ctx, req)
+}
+
+// ListServices calls kith.control.v1.ControlService.ListServices.
+func (c *controlServiceClient) ListServices(ctx context.Context, req *connect.Request[controlv1.ListServicesRequest]) (*connect.Response[controlv1.ListServicesResponse], error) {
+	return c.listServices.CallUnary(ctx, req)
+}
+
+// Publish calls kith.control.v1.ControlService.Publish.
+func (c *controlServiceClient) Publish(ctx context.Context, req *connect.Request[controlv1.PublishRequest]) (*connect.Response[controlv1.PublishResponse], error) {
+	return c.publish.CallUnary(ctx, req)
+}
+
+// Subscribe calls kith.control.v1.ControlService.Subscribe.
+func (c *controlServiceClient) Subscribe(ctx context.Context, req *connect.Request[controlv1.SubscribeRequest]) (*connect.ServerStreamForClient[controlv1.SubscribeResponse], error) {
+	return c.subscribe.CallServerStream(ctx, req)
+}
+
 // Shutdown calls kith.control.v1.ControlService.Shutdown.
 func (c *controlServiceClient) Shutdown(ctx context.Context, req *connect.Request[controlv1.ShutdownRequest]) (*connect.Response[controlv1.ShutdownResponse], error) {
 	return c.shutdown.CallUnary(ctx, req)
@@ -282,6 +446,26 @@ type ControlServiceHandler interface {
 	DialPeer(context.Context, *connect.Request[controlv1.DialPeerRequest]) (*connect.Response[controlv1.DialPeerResponse], error)
 	// Ping sends one response per round trip.
 	Ping(context.Context, *connect.Request[controlv1.PingRequest], *connect.ServerStream[controlv1.PingResponse]) error
+	// Find says where a peer is: connections, the address book, the DHT.
+	Find(context.Context, *connect.Request[controlv1.FindRequest]) (*connect.Response[controlv1.FindResponse], error)
+	// ListBook lists what the address book knows.
+	ListBook(context.Context, *connect.Request[controlv1.ListBookRequest]) (*connect.Response[controlv1.ListBookResponse], error)
+	// EditBook adds an address, forgets, bans or unbans a peer: one of them.
+	EditBook(context.Context, *connect.Request[controlv1.EditBookRequest]) (*connect.Response[controlv1.EditBookResponse], error)
+	ListBootstrap(context.Context, *connect.Request[controlv1.ListBootstrapRequest]) (*connect.Response[controlv1.ListBootstrapResponse], error)
+	// EditBootstrap adds lines to the bootstrap list, or removes some.
+	EditBootstrap(context.Context, *connect.Request[controlv1.EditBootstrapRequest]) (*connect.Response[controlv1.EditBootstrapResponse], error)
+	// Router says which peers, channels and queues the message router has.
+	Router(context.Context, *connect.Request[controlv1.RouterRequest]) (*connect.Response[controlv1.RouterResponse], error)
+	// Call sends one request to a service of a peer and returns the answer.
+	Call(context.Context, *connect.Request[controlv1.CallRequest]) (*connect.Response[controlv1.CallResponse], error)
+	// ListServices lists the services of a peer that this node may call.
+	ListServices(context.Context, *connect.Request[controlv1.ListServicesRequest]) (*connect.Response[controlv1.ListServicesResponse], error)
+	// Publish sends a message to all who subscribed to a topic.
+	Publish(context.Context, *connect.Request[controlv1.PublishRequest]) (*connect.Response[controlv1.PublishResponse], error)
+	// Subscribe sends the messages of a topic. The first response has no message
+	// and says that it has begun.
+	Subscribe(context.Context, *connect.Request[controlv1.SubscribeRequest], *connect.ServerStream[controlv1.SubscribeResponse]) error
 	// Shutdown ends the node.
 	Shutdown(context.Context, *connect.Request[controlv1.ShutdownRequest]) (*connect.Response[controlv1.ShutdownResponse], error)
 }
@@ -359,6 +543,66 @@ func NewControlServiceHandler(svc ControlServiceHandler, opts ...connect.Handler
 		connect.WithSchema(controlServiceMethods.ByName("Ping")),
 		connect.WithHandlerOptions(opts...),
 	)
+	controlServiceFindHandler := connect.NewUnaryHandler(
+		ControlServiceFindProcedure,
+		svc.Find,
+		connect.WithSchema(controlServiceMethods.ByName("Find")),
+		connect.WithHandlerOptions(opts...),
+	)
+	controlServiceListBookHandler := connect.NewUnaryHandler(
+		ControlServiceListBookProcedure,
+		svc.ListBook,
+		connect.WithSchema(controlServiceMethods.ByName("ListBook")),
+		connect.WithHandlerOptions(opts...),
+	)
+	controlServiceEditBookHandler := connect.NewUnaryHandler(
+		ControlServiceEditBookProcedure,
+		svc.EditBook,
+		connect.WithSchema(controlServiceMethods.ByName("EditBook")),
+		connect.WithHandlerOptions(opts...),
+	)
+	controlServiceListBootstrapHandler := connect.NewUnaryHandler(
+		ControlServiceListBootstrapProcedure,
+		svc.ListBootstrap,
+		connect.WithSchema(controlServiceMethods.ByName("ListBootstrap")),
+		connect.WithHandlerOptions(opts...),
+	)
+	controlServiceEditBootstrapHandler := connect.NewUnaryHandler(
+		ControlServiceEditBootstrapProcedure,
+		svc.EditBootstrap,
+		connect.WithSchema(controlServiceMethods.ByName("EditBootstrap")),
+		connect.WithHandlerOptions(opts...),
+	)
+	controlServiceRouterHandler := connect.NewUnaryHandler(
+		ControlServiceRouterProcedure,
+		svc.Router,
+		connect.WithSchema(controlServiceMethods.ByName("Router")),
+		connect.WithHandlerOptions(opts...),
+	)
+	controlServiceCallHandler := connect.NewUnaryHandler(
+		ControlServiceCallProcedure,
+		svc.Call,
+		connect.WithSchema(controlServiceMethods.ByName("Call")),
+		connect.WithHandlerOptions(opts...),
+	)
+	controlServiceListServicesHandler := connect.NewUnaryHandler(
+		ControlServiceListServicesProcedure,
+		svc.ListServices,
+		connect.WithSchema(controlServiceMethods.ByName("ListServices")),
+		connect.WithHandlerOptions(opts...),
+	)
+	controlServicePublishHandler := connect.NewUnaryHandler(
+		ControlServicePublishProcedure,
+		svc.Publish,
+		connect.WithSchema(controlServiceMethods.ByName("Publish")),
+		connect.WithHandlerOptions(opts...),
+	)
+	controlServiceSubscribeHandler := connect.NewServerStreamHandler(
+		ControlServiceSubscribeProcedure,
+		svc.Subscribe,
+		connect.WithSchema(controlServiceMethods.ByName("Subscribe")),
+		connect.WithHandlerOptions(opts...),
+	)
 	controlServiceShutdownHandler := connect.NewUnaryHandler(
 		ControlServiceShutdownProcedure,
 		svc.Shutdown,
@@ -389,6 +633,26 @@ func NewControlServiceHandler(svc ControlServiceHandler, opts ...connect.Handler
 			controlServiceDialPeerHandler.ServeHTTP(w, r)
 		case ControlServicePingProcedure:
 			controlServicePingHandler.ServeHTTP(w, r)
+		case ControlServiceFindProcedure:
+			controlServiceFindHandler.ServeHTTP(w, r)
+		case ControlServiceListBookProcedure:
+			controlServiceListBookHandler.ServeHTTP(w, r)
+		case ControlServiceEditBookProcedure:
+			controlServiceEditBookHandler.ServeHTTP(w, r)
+		case ControlServiceListBootstrapProcedure:
+			controlServiceListBootstrapHandler.ServeHTTP(w, r)
+		case ControlServiceEditBootstrapProcedure:
+			controlServiceEditBootstrapHandler.ServeHTTP(w, r)
+		case ControlServiceRouterProcedure:
+			controlServiceRouterHandler.ServeHTTP(w, r)
+		case ControlServiceCallProcedure:
+			controlServiceCallHandler.ServeHTTP(w, r)
+		case ControlServiceListServicesProcedure:
+			controlServiceListServicesHandler.ServeHTTP(w, r)
+		case ControlServicePublishProcedure:
+			controlServicePublishHandler.ServeHTTP(w, r)
+		case ControlServiceSubscribeProcedure:
+			controlServiceSubscribeHandler.ServeHTTP(w, r)
 		case ControlServiceShutdownProcedure:
 			controlServiceShutdownHandler.ServeHTTP(w, r)
 		default:
@@ -442,6 +706,46 @@ func (UnimplementedControlServiceHandler) DialPeer(context.Context, *connect.Req
 
 func (UnimplementedControlServiceHandler) Ping(context.Context, *connect.Request[controlv1.PingRequest], *connect.ServerStream[controlv1.PingResponse]) error {
 	return connect.NewError(connect.CodeUnimplemented, errors.New("kith.control.v1.ControlService.Ping is not implemented"))
+}
+
+func (UnimplementedControlServiceHandler) Find(context.Context, *connect.Request[controlv1.FindRequest]) (*connect.Response[controlv1.FindResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("kith.control.v1.ControlService.Find is not implemented"))
+}
+
+func (UnimplementedControlServiceHandler) ListBook(context.Context, *connect.Request[controlv1.ListBookRequest]) (*connect.Response[controlv1.ListBookResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("kith.control.v1.ControlService.ListBook is not implemented"))
+}
+
+func (UnimplementedControlServiceHandler) EditBook(context.Context, *connect.Request[controlv1.EditBookRequest]) (*connect.Response[controlv1.EditBookResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("kith.control.v1.ControlService.EditBook is not implemented"))
+}
+
+func (UnimplementedControlServiceHandler) ListBootstrap(context.Context, *connect.Request[controlv1.ListBootstrapRequest]) (*connect.Response[controlv1.ListBootstrapResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("kith.control.v1.ControlService.ListBootstrap is not implemented"))
+}
+
+func (UnimplementedControlServiceHandler) EditBootstrap(context.Context, *connect.Request[controlv1.EditBootstrapRequest]) (*connect.Response[controlv1.EditBootstrapResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("kith.control.v1.ControlService.EditBootstrap is not implemented"))
+}
+
+func (UnimplementedControlServiceHandler) Router(context.Context, *connect.Request[controlv1.RouterRequest]) (*connect.Response[controlv1.RouterResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("kith.control.v1.ControlService.Router is not implemented"))
+}
+
+func (UnimplementedControlServiceHandler) Call(context.Context, *connect.Request[controlv1.CallRequest]) (*connect.Response[controlv1.CallResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("kith.control.v1.ControlService.Call is not implemented"))
+}
+
+func (UnimplementedControlServiceHandler) ListServices(context.Context, *connect.Request[controlv1.ListServicesRequest]) (*connect.Response[controlv1.ListServicesResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("kith.control.v1.ControlService.ListServices is not implemented"))
+}
+
+func (UnimplementedControlServiceHandler) Publish(context.Context, *connect.Request[controlv1.PublishRequest]) (*connect.Response[controlv1.PublishResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("kith.control.v1.ControlService.Publish is not implemented"))
+}
+
+func (UnimplementedControlServiceHandler) Subscribe(context.Context, *connect.Request[controlv1.SubscribeRequest], *connect.ServerStream[controlv1.SubscribeResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("kith.control.v1.ControlService.Subscribe is not implemented"))
 }
 
 func (UnimplementedControlServiceHandler) Shutdown(context.Context, *connect.Request[controlv1.ShutdownRequest]) (*connect.Response[controlv1.ShutdownResponse], error) {

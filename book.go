@@ -1,0 +1,161 @@
+package kith
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/kith-p2p/kith/address"
+	"github.com/kith-p2p/kith/identity"
+	"github.com/kith-p2p/kith/p2p/libp2p"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/p2p/protocol/identify"
+	ma "github.com/multiformats/go-multiaddr"
+)
+
+// NodeIDOf is the NodeID of a peer given in any spelling. Errors: ErrUsage,
+// ErrUnknownPeer.
+func (n *Node) NodeIDOf(ctx context.Context, p string) (identity.NodeID, error) {
+	if id, err := identity.ParseNodeID(p); err == nil {
+		return id, nil
+	}
+	id, _, err := n.parsePeer(ctx, p)
+	if err != nil {
+		return "", err
+	}
+	node, err := identity.NodeIDFromPeerID(id)
+	if err != nil {
+		return "", &usageError{fmt.Errorf("%s has no node ID: %w", id, err)}
+	}
+	return node, nil
+}
+
+// Remember puts an address of a peer into the address book on a person's word,
+// from where it is dialled at once and kept over restarts. It reports whether
+// the address is new. Error: ErrUsage.
+func (n *Node) Remember(addr string) (bool, error) {
+	a, err := address.Parse(addr)
+	if err != nil {
+		return false, &usageError{err}
+	}
+	if a.NodeID == n.NodeID() {
+		return false, usage("%s is this node", addr)
+	}
+	added, err := n.manager.Add(a)
+	return added, plain(err)
+}
+
+// Ban closes the connections to a peer, or to all of a network such as
+// 192.0.2.0/24, and refuses new ones for d; d <= 0 is until Unban. It returns
+// when that is saved. Errors: ErrUsage, ErrUnknownPeer, the disk's.
+func (n *Node) Ban(ctx context.Context, who string, d time.Duration, reason string) error {
+	if prefix, ok := parsePrefix(who); ok {
+		if err := n.Book().BanPrefix(prefix, d, reason); err != nil {
+			return plain(err)
+		}
+		n.cut(func(ip netip.Addr) bool { return prefix.Contains(ip) })
+		return nil
+	}
+	id, err := n.NodeIDOf(ctx, who)
+	if err != nil {
+		return err
+	}
+	if id == n.NodeID() {
+		return usage("%s is this node", who)
+	}
+	if err := n.manager.Ban(id, d, reason); err != nil {
+		return plain(err)
+	}
+	for _, p := range n.host.Network().Peers() {
+		if node, err := identity.NodeIDFromPeerID(p); err == nil && node == id {
+			return plain(n.host.Network().ClosePeer(p))
+		}
+	}
+	return nil
+}
+
+// Unban lifts a ban and reports whether there was one. It returns when that is
+// saved. Errors as Ban's.
+func (n *Node) Unban(ctx context.Context, who string) (bool, error) {
+	if prefix, ok := parsePrefix(who); ok {
+		was := false
+		for _, b := range n.Book().Bans() {
+			was = was || b.Prefix == prefix
+		}
+		return was, plain(n.Book().UnbanPrefix(prefix))
+	}
+	id, err := n.NodeIDOf(ctx, who)
+	if err != nil {
+		return false, err
+	}
+	_, was := n.Book().Banned(id)
+	return was, plain(n.manager.Unban(id))
+}
+
+// banned says that we banned a peer, where an error of the dial would not.
+func (n *Node) banned(id peer.ID) error {
+	node, err := identity.NodeIDFromPeerID(id)
+	if err != nil {
+		return nil
+	}
+	ban, is := n.Book().Banned(node)
+	if !is {
+		return nil
+	}
+	text := strings.Replace(ban.String(), string(node), id.String(), 1)
+	return fmt.Errorf("%w: %s; lift the ban with `kith book unban %s`", ErrBanned, text, id)
+}
+
+// cut closes the libp2p connections to IPs, and the sessions of the Router.
+func (n *Node) cut(banned func(netip.Addr) bool) {
+	for _, c := range n.host.Network().Conns() {
+		if ip, ok := ipOf(c.RemoteMultiaddr()); ok && banned(ip) {
+			c.Close()
+		}
+	}
+	for _, p := range n.router.Stats().Peers {
+		if ip, ok := netip.AddrFromSlice(p.Endpoint.IP); ok && banned(ip.Unmap()) {
+			n.manager.Errored(p.ID, errors.New("its network was banned"))
+		}
+	}
+}
+
+func parsePrefix(s string) (netip.Prefix, bool) {
+	if p, err := netip.ParsePrefix(s); err == nil {
+		return p.Masked(), true
+	}
+	if ip, err := netip.ParseAddr(s); err == nil {
+		return netip.PrefixFrom(ip.Unmap(), ip.Unmap().BitLen()), true
+	}
+	return netip.Prefix{}, false
+}
+
+// keep puts the addresses that a peer was given with into the address book, now
+// that it was reached: if it speaks our messages, since what the book knows is
+// dialled for them.
+func (n *Node) keep(ctx context.Context, id peer.ID, addrs []ma.Multiaddr) {
+	if ids, ok := n.host.(interface{ IDService() identify.IDService }); ok {
+		for _, c := range n.host.Network().ConnsToPeer(id) {
+			select {
+			case <-ids.IDService().IdentifyWait(c):
+			case <-ctx.Done():
+				return
+			}
+		}
+	}
+	if known, err := n.host.Peerstore().SupportsProtocols(id, libp2p.ControlProtocol); err != nil || len(known) == 0 {
+		return
+	}
+	for _, a := range addrs {
+		full, err := address.FromMultiaddr(a.Encapsulate(ma.StringCast("/p2p/" + id.String())))
+		if err == nil {
+			_, err = n.manager.Add(full)
+		}
+		if err != nil {
+			n.log.Debug("an address is not kept", "peer", id, "address", a, "error", err)
+		}
+	}
+}

@@ -1,0 +1,261 @@
+package dispatch_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/kith-p2p/kith/dispatch"
+	"github.com/kith-p2p/kith/internal/pb/dispatchv1"
+	"github.com/kith-p2p/kith/p2p"
+)
+
+// The faults of the original that must not come back.
+
+// The filter and the relay know a message by its content before compression:
+// whether a sender compresses makes no difference.
+func TestRegressionCompressionBreaksDuplicateFilter(t *testing.T) {
+	inMemory(t, func(w *world) {
+		squeezed := w.node(func(o *dispatch.Options) { o.Compress = true })
+		plain, c := w.node(), w.node(func(o *dispatch.Options) { o.Compress = true })
+		w.connect(c, squeezed, plain)
+		sub := w.subscribe(c, "t", dispatch.Policy{Dedup: true})
+		m := say(strings.Repeat("long and dull ", 1000))
+		squeezed.s.Broadcast("t", m, 0)
+		synctest.Wait()
+		if n := c.router.Stats().Channels[1].Received.ReceivedBytes; n > 1000 {
+			w.Errorf("%d bytes arrived: not compressed", n)
+		}
+		plain.s.Broadcast("t", m, 0)
+		if got := waiting(sub); len(got) != 1 || got[0].Message.GetValue() != m.Value {
+			w.Errorf("%d messages", len(got))
+		}
+		if st := c.s.Stats(); st.Dispatcher.Type("t").Duplicates != 1 {
+			w.Errorf("%+v", st.Dispatcher)
+		}
+		if got := c.s.Relay("t", m, 0); len(got) != 0 {
+			w.Errorf("relayed to %v, who both have it", got)
+		}
+		if got := squeezed.s.Relay("t", m, 0); len(got) != 0 {
+			w.Errorf("relayed to %v, who was sent it", got)
+		}
+	})
+}
+
+// Deregister removes one subscriber's filter, and no other's.
+func TestRegressionDeregisterRemovesAnothersFilter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDispatcher(t, dispatch.DispatcherOptions{})
+		a, b := make(chan dispatch.Message, 9), make(chan dispatch.Message, 9)
+		first, second := dispatch.NewSubscriber("a", a, true, "t", 1), dispatch.NewSubscriber("b", b, true, "t", 1)
+		d.Register(first, second)
+		put(t, d, "t", "x")
+		synctest.Wait()
+		d.Deregister(first)
+		put(t, d, "t", "x", "y")
+		expect(t, "the one who stays", drain(b), "x", "y")
+		expect(t, "the one who left", drain(a), "x")
+		d.Register(first)
+		d.Deregister(second)
+		put(t, d, "t", "y", "z")
+		expect(t, "the one who came back", drain(a), "z")
+	})
+}
+
+// blocker is a message that stops whoever asks where it is from: the Dispatcher's
+// loop, in a test that wants that to stand still.
+type blocker struct{ free chan struct{} }
+
+func (blocker) MessageType() string       { return "block" }
+func (b blocker) MessageFrom() p2p.NodeID { <-b.free; return "" }
+func (blocker) Data() []byte              { return nil }
+
+// A full inbox stalls no read loop: with a Dispatcher that stands still, other
+// channels of the same peers go on, and so do other peers.
+func TestRegressionFullInboxStallsReadLoops(t *testing.T) {
+	inMemory(t, func(w *world) {
+		open := func(n *node) *p2p.TypedChannel[*text] {
+			c, err := p2p.OpenTyped[*text](n.router, 0x10)
+			if err != nil {
+				w.Fatal(err)
+			}
+			return c
+		}
+		start := func(o dispatch.Options, n *node) {
+			s, err := dispatch.NewService(n.router, o)
+			if err != nil {
+				w.Fatal(err)
+			}
+			if err := s.Start(); err != nil {
+				w.Fatal(err)
+			}
+			n.s = s
+			w.Cleanup(func() { _ = s.Stop() })
+		}
+		a, flooder, other := w.bare(), w.bare(), w.bare()
+		inbox, fromFlooder, fromOther := open(a), open(flooder), open(other)
+		start(dispatch.Options{Router: a.router, Peers: a.pm, Dispatcher: dispatch.DispatcherOptions{Inbox: 1}}, a)
+		start(dispatch.Options{Router: flooder.router, Peers: flooder.pm}, flooder)
+		start(dispatch.Options{Router: other.router, Peers: other.pm}, other)
+		w.connect(a, flooder, other)
+		w.subscribe(a, "t", dispatch.Policy{})
+		w.subscribe(a, "block", dispatch.Policy{})
+		free := make(chan struct{})
+		a.s.Register(dispatch.NewSubscriber("x", make(chan dispatch.Message, 1), false, "block", 1))
+		if err := a.s.Dispatcher().Put(blocker{free}); err != nil {
+			w.Fatal(err)
+		}
+		for i := range 5000 {
+			flooder.s.Broadcast("t", say(fmt.Sprint(i)), 0)
+			if i%500 == 0 {
+				synctest.Wait()
+			}
+		}
+		synctest.Wait()
+		if n := a.s.Stats().Dispatcher.Type("t").Waiting; n != 1 {
+			w.Fatalf("%d in the inbox", n)
+		}
+		for name, c := range map[string]*p2p.TypedChannel[*text]{"flooder": fromFlooder, "other": fromOther} {
+			if err := c.TrySend(a.id, say(name)); err != nil {
+				w.Errorf("%s: %v", name, err)
+			}
+		}
+		begin := time.Now()
+		for range 2 {
+			for in, err := range inbox.Receive(w.Context()) {
+				if err != nil {
+					w.Fatal(err)
+				}
+				_ = in
+				break
+			}
+		}
+		if took := time.Since(begin); took > time.Second {
+			w.Errorf("other channels took %v", took)
+		}
+		close(free)
+	})
+}
+
+// A node of another network, or of another block version, never becomes a peer:
+// both are compared with the other side's, in the handshake.
+func TestRegressionVersionComparedWithItself(t *testing.T) {
+	for name, change := range map[string]func(*p2p.NodeInfo){
+		"network": func(i *p2p.NodeInfo) { i.Network = "other" },
+		"version": func(i *p2p.NodeInfo) { i.ProtocolVersion.Block++ },
+		"":        func(*p2p.NodeInfo) {},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inMemory(t, func(w *world) {
+				a := w.node()
+				w.change = func(o *p2p.RouterOptions) { change(&o.NodeInfo) }
+				b := w.node()
+				if _, err := a.pm.Add(b.at); err != nil {
+					w.Fatal(err)
+				}
+				time.Sleep(10 * time.Second)
+				want := 0
+				if name == "" {
+					want = 1
+				}
+				if got := len(a.s.Broadcast("t", say("x"), 0)); got != want {
+					w.Errorf("queued for %d, want %d", got, want)
+				}
+			})
+		})
+	}
+}
+
+// No weight is 0 by accident: 0 is the default, and none has a name.
+func TestRegressionWeightZeroByAccident(t *testing.T) {
+	ch := make(chan dispatch.Message)
+	for given, want := range map[int]int{0: dispatch.DefaultWeight, 1: 1, 7: 7, 1 << 20: dispatch.MaxWeight, dispatch.NoWeight: 0, -9: 0} {
+		if got := dispatch.NewSubscriber("s", ch, false, "t", given).Weight(); got != want {
+			t.Errorf("weight %d counts as %d, want %d", given, got, want)
+		}
+	}
+	if dispatch.DefaultWeight == 0 {
+		t.Error("the default is nothing")
+	}
+	inMemory(t, func(w *world) {
+		a, b := w.node(), w.node()
+		w.connect(a, b)
+		w.subscribe(a, "t", dispatch.Policy{})
+		b.s.Broadcast("t", say("x"), 0)
+		time.Sleep(11 * time.Second)
+		if got := a.pm.Scores()[b.id]; got != 1 {
+			w.Errorf("the score is %d", got)
+		}
+	})
+}
+
+// What is full is called full, not a timeout: in errors, counts and the log.
+func TestRegressionFullQueueCalledTimeout(t *testing.T) {
+	inMemory(t, func(w *world) {
+		var log bytes.Buffer
+		a, b := w.node(func(o *dispatch.Options) {
+			o.Dispatcher.Inbox = 1
+			o.Logger = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+		}), w.node()
+		w.connect(a, b)
+		w.net.Stall(a.id, b.id)
+		var err error
+		for i := 0; err == nil && i < 10_000; i++ {
+			err = a.s.SendMessageToPeer("t", say(strings.Repeat("x", 1000)), 0, b.id)
+			a.s.Broadcast("t", say("x"), 0)
+		}
+		if !errors.Is(err, p2p.ErrQueueFull) || strings.Contains(err.Error(), "timeout") {
+			w.Errorf("%v", err)
+		}
+		full := make(chan dispatch.Message, 1)
+		a.s.Register(dispatch.NewSubscriber("s", full, false, "t", 1))
+		for range 3 {
+			put(w, a.s.Dispatcher(), "t", "")
+			synctest.Wait()
+		}
+		if st := a.s.Stats().Dispatcher.Subscribers[0]; st.DroppedNewest != 2 {
+			w.Errorf("%+v", st)
+		}
+		if text := log.String(); !strings.Contains(text, "queue full") || strings.Contains(text, "timeout") {
+			w.Errorf("the log: %.300s", text)
+		}
+		w.net.HealAll()
+	})
+}
+
+// The filter's names are those of a cryptographic hash over type and payload, not
+// of a checksum: two messages with the same CRC-32 are two.
+func TestRegressionForgedChecksumSuppressesMessage(t *testing.T) {
+	inMemory(t, func(w *world) {
+		a, b := w.node(), w.stranger()
+		w.connect(a, b)
+		sub, err := a.s.SubscribeBytes("t", dispatch.Policy{Dedup: true})
+		if err != nil {
+			w.Fatal(err)
+		}
+		var sent []string
+		for _, s := range []string{"plumless", "buckeroo"} { // a known pair with one CRC-32
+			w.send(b, a, &dispatchv1.Envelope{Kind: dispatchv1.Kind_KIND_DIRECT, Type: "t", Data: []byte(s)})
+			sent = append(sent, s)
+		}
+		synctest.Wait()
+		var got []string
+		for m, err := range sub.Messages(w.Context()) {
+			if err != nil {
+				w.Fatal(err)
+			}
+			if got = append(got, string(m.Message)); len(got) == 2 {
+				break
+			}
+		}
+		if !slices.Equal(got, sent) {
+			w.Errorf("%q", got)
+		}
+	})
+}

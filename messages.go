@@ -1,0 +1,113 @@
+package kith
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/kith-p2p/kith/addrbook"
+	"github.com/kith-p2p/kith/address"
+	"github.com/kith-p2p/kith/p2p"
+	"github.com/kith-p2p/kith/p2p/libp2p"
+)
+
+// DefaultNetwork is the network of a node that was given none.
+const DefaultNetwork = "kith"
+
+// What a node does about its peers, unless its Config says otherwise. A failed
+// dial is repeated after a second, then two, up to ten minutes; persistent
+// peers are tried every minute at least.
+const (
+	defaultMaxPeers    = 64
+	defaultMaxOutgoing = 8
+	upgradePeers       = 4
+	retryFirst         = time.Second
+	retryLimit         = 10 * time.Minute
+	retryPersistent    = time.Minute
+	retryJitter        = 5 * time.Second
+	cooldown           = 5 * time.Second
+	tunnelReserve      = 192 // connections beside those of the Router: tunnels, calls, the DHT
+)
+
+// Book is the address book: every lasting fact about peers.
+func (n *Node) Book() *addrbook.Book { return n.manager.Book() }
+
+// PeerManager decides whom the Router connects to.
+func (n *Node) PeerManager() *p2p.PeerManager { return n.manager }
+
+// Router carries messages between the peers of the node's network. Open
+// channels between New and Run: Run starts it, and peers learn of channels when
+// they connect. Close stops it.
+func (n *Node) Router() *p2p.Router { return n.router }
+
+// newPeers opens the address book and makes the PeerManager.
+func (n *Node) newPeers() (err error) {
+	persistent := make([]p2p.NodeID, 0, len(n.cfg.PersistentPeers))
+	var addrs []address.NodeAddress
+	for _, s := range n.cfg.PersistentPeers {
+		a, err := address.Parse(s)
+		if err != nil {
+			return &usageError{fmt.Errorf("persistent peer: %w", err)}
+		}
+		persistent, addrs = append(persistent, a.NodeID), append(addrs, a)
+	}
+	n.manager, err = p2p.NewPeerManager(n.NodeID(), addrbook.NewStateStore(n.state.Bucket("addrbook")), p2p.PeerManagerOptions{
+		PersistentPeers:          persistent,
+		MaxConnected:             n.cfg.MaxPeers,
+		MaxConnectedUpgrade:      upgradePeers,
+		MaxOutgoingConnections:   n.cfg.MaxOutgoing,
+		MinRetryTime:             retryFirst,
+		MaxRetryTime:             retryLimit,
+		MaxRetryTimePersistent:   retryPersistent,
+		RetryTimeJitter:          retryJitter,
+		DisconnectCooldownPeriod: cooldown,
+		Protocols:                n.protocols(),
+		ScopeAddresses:           true,
+		Logger:                   n.log,
+	})
+	if err != nil {
+		return err
+	}
+	n.notices = append(n.notices, n.Book().Notices()...)
+	for _, a := range addrs {
+		if _, err := n.manager.Add(a); err != nil {
+			return fmt.Errorf("persistent peer %s: %w", a, err)
+		}
+	}
+	return nil
+}
+
+func (n *Node) protocols() []p2p.Protocol {
+	ps := []p2p.Protocol{libp2p.Protocol}
+	for _, t := range n.cfg.Transports {
+		ps = append(ps, t.Protocols()...)
+	}
+	return ps
+}
+
+// newRouter makes the Router over the host, and over the transports of the
+// configuration.
+func (n *Node) newRouter() error {
+	over, err := libp2p.New(n.host, libp2p.Options{Logger: n.log})
+	if err != nil {
+		return err
+	}
+	n.router, err = p2p.NewRouter(p2p.RouterOptions{
+		NodeInfo:    p2p.NodeInfo{Network: n.cfg.Network, Moniker: n.cfg.Moniker, Version: "kith/" + n.cfg.Version, ListenAddr: "0.0.0.0:0"},
+		PrivKey:     n.key,
+		PeerManager: n.manager,
+		Transports:  append([]p2p.Transport{over}, n.cfg.Transports...),
+		Dialled:     func(a p2p.NodeAddress, err error) { n.mix.Dialled(a, err) },
+		Logger:      n.log,
+	})
+	if err != nil {
+		return err
+	}
+	if !n.cfg.NoPEX {
+		n.pex, err = p2p.NewPEX(n.router, p2p.PEXOptions{})
+	}
+	return err
+}
+
+// moniker is a name for people that says no more than the ID does.
+func moniker(id p2p.NodeID) string { return "kith-" + strings.ToLower(string(id[:8])) }
