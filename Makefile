@@ -1,5 +1,6 @@
 # make check   everything that must hold before a commit, about a minute warm
 # make race    the whole suite under the race detector, the conn tests 100 times
+# make soak    50 simulated nodes for 24 virtual hours, about five minutes
 # make fuzz    every fuzz target for FUZZTIME each (default 30s)
 # make interop real PostgreSQL, nginx, kubo, btcd's tests, CometBFT, network namespaces (Linux, root)
 # make bench   the figures of TESTING.md
@@ -8,7 +9,7 @@ FUZZTIME ?= 30s
 TOOL = $(GO) tool -modfile=tools/go.mod
 MODULES = . interop interop/kubo interop/btcd interop/cometbft bench
 
-.PHONY: check fmt vet lint generate generated tidy test race fuzz interop bench cross hooks build
+.PHONY: check fmt vet lint generate generated tidy test race soak fuzz interop bench cross hooks build
 
 check: fmt vet lint test
 
@@ -40,7 +41,10 @@ test:
 	$(GO) test ./...
 
 race:
-	KITH_NETTEST_REPEATS=100 $(GO) test -race -timeout 60m ./...
+	KITH_NETTEST_REPEATS=100 KITH_FLIPS=all $(GO) test -race -timeout 60m ./...
+
+soak:
+	$(GO) test -tags soak -run '^TestSoak$$' -count=1 -timeout 60m -v ./p2p/p2ptest/
 
 fuzz:
 	.ci/fuzz $(FUZZTIME)

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/klauspost/compress/zstd"
+	corehost "github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 )
 
@@ -124,16 +125,14 @@ func unfinished(f Faults) uint64 { return f.Unfinished }
 // Whatever a caller sends, it gets a code, it is counted, nothing is left of
 // it, and another caller does not notice.
 func TestBadInputFromCallers(t *testing.T) {
-	a, b := tcpHosts(t)
-	s := newServer(t, b, &ServerConfig{ReadTimeout: time.Second, ConnectTimeout: time.Second})
-	startEcho(t, s)
-	handleStream(t, s, "/kith-test/stream", func(ctx context.Context, st *ServerStream) error {
-		<-ctx.Done()
-		return ctx.Err()
-	})
-	other := newClient(t, a, nil)
+	patient, impatient := newVictim(t, nil), newVictim(t, &ServerConfig{ReadTimeout: short, ConnectTimeout: short})
 	for _, tc := range hostileCallers {
 		t.Run(tc.name, func(t *testing.T) {
+			v := patient
+			if tc.code == CodeDeadlineExceeded {
+				v = impatient
+			}
+			a, b, s := v.a, v.b, v.s
 			before := s.Stats()
 			c := rawStream(t, a, b.ID(), Protocol)
 			// The server may end it in the middle of what we write.
@@ -154,18 +153,34 @@ func TestBadInputFromCallers(t *testing.T) {
 				}
 				return ""
 			})
-			if _, err := other.Do(ctxOf(t), &Request{Peer: b.ID(), Method: echoID, Body: []byte("hi")}, Idempotent()); err != nil {
+			if _, err := v.other.Do(ctxOf(t), &Request{Peer: b.ID(), Method: echoID, Body: []byte("hi")}, Idempotent()); err != nil {
 				t.Errorf("another caller: %v", err)
 			}
 		})
 	}
 }
 
+// victim is a server, with somebody who uses it well.
+type victim struct {
+	a, b  corehost.Host
+	s     *Server
+	other *Client
+}
+
+func newVictim(t *testing.T, cfg *ServerConfig) victim {
+	a, b := tcpHosts(t)
+	s := newServer(t, b, cfg)
+	startEcho(t, s)
+	handleStream(t, s, "/kith-test/stream", func(ctx context.Context, st *ServerStream) error {
+		<-ctx.Done()
+		return ctx.Err()
+	})
+	return victim{a, b, s, newClient(t, a, nil)}
+}
+
 // The plain wire's faults.
 func TestBadInputOnThePlainWire(t *testing.T) {
-	a, b := tcpHosts(t)
-	s := newServer(t, b, &ServerConfig{ReadTimeout: time.Second, ConnectTimeout: time.Second})
-	startEcho(t, s)
+	patient, impatient := newVictim(t, nil), newVictim(t, &ServerConfig{ReadTimeout: short, ConnectTimeout: short})
 	for _, tc := range []struct {
 		name  string
 		send  []byte
@@ -183,6 +198,11 @@ func TestBadInputOnThePlainWire(t *testing.T) {
 		{"no body, for ever", []byte{0, 0, 0, 5}, false, CodeDeadlineExceeded, unfinished},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
+			v := patient
+			if tc.code == CodeDeadlineExceeded {
+				v = impatient
+			}
+			a, b, s := v.a, v.b, v.s
 			before := s.Stats()
 			c := rawStream(t, a, b.ID(), echoID)
 			c.Write(tc.send)
