@@ -75,7 +75,7 @@ const drainTime = time.Second
 // builtIn are the methods that every node answers, by the short names under
 // which people may call them.
 var builtIn = map[string]protocol.ID{
-	"ping": "/kith/rpc/ping", "info": "/kith/rpc/info", "stats": "/kith/rpc/stats", "services": "/kith/rpc/services",
+	"ping": rpc.PingMethod, "info": rpc.InfoMethod, "stats": rpc.StatsMethod, "services": rpc.ServicesMethod,
 }
 
 // Call sends one request to a method of a peer and returns the answer. The peer

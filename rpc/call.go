@@ -14,9 +14,9 @@ import (
 var errReadTimeout = errors.New("rpc: no answer within ReadTimeout")
 
 // guard makes a call that blocks on the stream end with ctx, and if it is
-// bounded with ReadTimeout: it
-// moves the deadlines of the stream into the past. release says whether it did
-// so, after which the stream is of no more use but to say goodbye.
+// bounded with ReadTimeout: it moves the deadlines of the stream into the past.
+// release says whether it did so, after which the stream is of no more use but
+// to say goodbye.
 type guard struct {
 	l    *clientLink
 	stop func() bool

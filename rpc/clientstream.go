@@ -133,7 +133,7 @@ func (st *ClientStream) read() {
 		// reads, and no new one begins.
 		_ = l.conn.SetWriteDeadline(time.Now().Add(drainTime))
 		st.f.settle()
-		if clean = st.f.sound() && l.conn.SetDeadline(time.Time{}) == nil; !clean {
+		if clean = st.f.sound() && !l.stalled.Load() && l.conn.SetDeadline(time.Time{}) == nil; !clean {
 			_ = l.conn.ResetWithCode(resetCode(CodeCanceled))
 		}
 	}

@@ -8,7 +8,6 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -133,17 +132,6 @@ func streamPerMessage(b *testing.B, size, ahead int) {
 	}
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "msg/s")
 	b.ReportMetric(float64(processor(b)-used)/float64(b.N), "cpu-ns/msg")
-}
-
-// processor is the time of processors that this process has used, both ends of the
-// connection together. On a machine that others load it can be compared, elapsed
-// time cannot.
-func processor(b *testing.B) time.Duration {
-	var u syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
-		b.Fatal(err)
-	}
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // writes is how many system calls that write this process has made; 0 where the

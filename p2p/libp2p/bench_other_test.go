@@ -1,0 +1,11 @@
+//go:build !unix
+
+package libp2p
+
+import (
+	"testing"
+	"time"
+)
+
+// processor is not known here.
+func processor(*testing.B) time.Duration { return 0 }
