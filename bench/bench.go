@@ -22,18 +22,11 @@ type bench struct {
 	kith    *daemons // started on first use
 	other   *daemons // kubo, or another kith; the same
 	nodes   int      // started so far
-	stops   []func() error
+	stops   scope
 }
 
 // stop ends what was started, last first.
-func (b *bench) stop() error {
-	var errs []error
-	for i := len(b.stops) - 1; i >= 0; i-- {
-		errs = append(errs, b.stops[i]())
-	}
-	b.stops = nil
-	return errors.Join(errs...)
-}
+func (b *bench) stop() error { return b.stops.end() }
 
 // measure runs a comparison and adds it to the report.
 func (b *bench) measure(ctx context.Context, c comparison) error {
@@ -70,7 +63,7 @@ func (b *bench) renew(ctx context.Context) (err error) {
 		if b.service, err = newService(); err != nil {
 			return err
 		}
-		b.stops = append(b.stops, b.service.close)
+		b.stops.add(b.service.close)
 	}
 	if b.kithPath == "" {
 		if b.kithPath, err = kithBinary(ctx, b.dir); err != nil {

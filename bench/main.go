@@ -10,25 +10,32 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // settings is how much is measured.
 type settings struct {
 	quick    bool
-	pairs    int    // of a comparison
-	most     int    // pairs when the median is close to the bar
-	size     int    // bytes of a transfer
-	conns    int    // connections of a pair of the connect row
-	many     int    // connections at once
-	rounds   int    // of the many row
-	kithPath string // empty: build it
-	against  string // a kith binary in the place of kubo
-	prof     string // directory for profiles
+	pairs    int           // of a comparison
+	most     int           // pairs when the median is close to the bar
+	size     int           // bytes of a transfer
+	conns    int           // connections of a pair of the connect row
+	many     int           // connections at once
+	rounds   int           // of the many row
+	window   time.Duration // of one side of a turn, where a side works for a time
+	echoes   int           // round trips of one side of a turn
+	gossips  int           // messages published in a round of the dispatch row
+	hosts    int           // that they go to
+	kithPath string        // empty: build it
+	against  string        // a kith binary in the place of kubo
+	prof     string        // directory for profiles
 }
 
 var (
-	full  = settings{pairs: 15, most: 60, size: 256 << 20, conns: 500, many: 3000, rounds: 3}
-	quick = settings{quick: true, pairs: 2, most: 2, size: 8 << 20, conns: 25, many: 200, rounds: 1}
+	full = settings{pairs: 15, most: 60, size: 256 << 20, conns: 500, many: 3000, rounds: 3,
+		window: 150 * time.Millisecond, echoes: 2000, gossips: 100, hosts: 50}
+	quick = settings{quick: true, pairs: 2, most: 2, size: 8 << 20, conns: 25, many: 200, rounds: 1,
+		window: 10 * time.Millisecond, echoes: 100, gossips: 5, hosts: 10}
 )
 
 // rows lists every row in the order of the table. The rows from kubo on need
@@ -43,6 +50,11 @@ var rows = []struct {
 	{"connect", connectRow},
 	{"rss", rssRow},
 	{"many", manyRow},
+	{"mconn", mconnRow},
+	{"echo", echoRow},
+	{"rpc", rpcRow},
+	{"router", routerRow},
+	{"dispatch", dispatchRow},
 }
 
 func main() {

@@ -23,7 +23,7 @@ func (b *bench) startKith(ctx context.Context, name, bin string) (*daemons, erro
 		if p, err = start(home, nil, bin, append([]string{"--home", home}, flags...)...); err != nil {
 			return "", nil, "", err
 		}
-		b.stops = append(b.stops, p.stop)
+		b.stops.add(p.stop)
 		err = p.waitReady(ctx, func() error {
 			for line := range bytes.Lines(p.output()) {
 				var status struct{ Addresses []string }

@@ -128,7 +128,7 @@ func (b *bench) upKubo(ctx context.Context, bin string, config map[string]any) (
 		return nil, err
 	}
 	n.process = p
-	b.stops = append(b.stops, p.stop)
+	b.stops.add(p.stop)
 	return n, p.waitReady(ctx, func() error {
 		if _, err := os.Stat(filepath.Join(home, "api")); err != nil {
 			return err

@@ -12,6 +12,7 @@ import (
 const (
 	profiledTransfers   = 8
 	profiledConnections = 3000
+	profiledTurns       = 20 // of each side of a contest
 )
 
 // profile records, when that was asked for, where the CPU time of some work

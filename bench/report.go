@@ -69,6 +69,9 @@ func (r *report) writeMarkdown(w io.Writer) error {
 }
 
 func (r *result) barText() string {
+	if r.Bar == 0 {
+		return "none"
+	}
 	if r.AtMost {
 		return fmt.Sprintf("<= %.4g", r.Bar)
 	}
@@ -76,6 +79,9 @@ func (r *result) barText() string {
 }
 
 func (r *result) verdict() string {
+	if r.Bar == 0 {
+		return "printed"
+	}
 	if r.Met {
 		return "met"
 	}

@@ -68,8 +68,6 @@ var allowedFlags = [kinds]flags{
 const (
 	// controlMax bounds the payload of every frame that is not a message.
 	controlMax = 64 << 10
-	// headerMax is the longest header: length, kind, flags, call.
-	headerMax = 5 + 2 + binary.MaxVarintLen64
 	// pingMax bounds what a ping carries.
 	pingMax = 32
 )

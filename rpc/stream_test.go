@@ -55,7 +55,7 @@ func startKinds(t *testing.T, s *Server) {
 	check(HandleBidi(s, "/kith-test/twice", func(_ context.Context, in iter.Seq2[string, error]) iter.Seq2[string, error] {
 		return func(yield func(string, error) bool) {
 			for s, err := range in {
-				if !yield(s, err) || !yield(s, err) {
+				if more := yield(s, err); !more || !yield(s, err) {
 					return
 				}
 			}
