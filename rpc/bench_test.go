@@ -102,24 +102,8 @@ var contenders = []contender{
 			}
 		}
 	}},
-	{"grpc", tcpHosts, func(tb testing.TB, a, b corehost.Host) func(testing.TB) echoer {
-		// gRPC over the same kind of stream.
-		const id = "/kith-bench/grpc"
-		srv := grpc.NewServer(GRPCServerOption())
-		srv.RegisterService(&echoService, nil)
-		ln, err := stream.Listen(b, id)
-		if err != nil {
-			tb.Fatal(err)
-		}
-		go srv.Serve(ln)
-		tb.Cleanup(srv.Stop)
-		cc, err := DialGRPC(a, b.ID(), id)
-		if err != nil {
-			tb.Fatal(err)
-		}
-		tb.Cleanup(func() { cc.Close() })
-		return grpcEchoer(cc)
-	}},
+	{"grpc", stockHosts, overStream},    // between libp2p's own hosts
+	{"grpc-kith", tcpHosts, overStream}, // between ours
 	{"grpc-tls", tcpHosts, func(tb testing.TB, _, _ corehost.Host) func(testing.TB) echoer {
 		// gRPC as everybody uses it.
 		cert, pool := selfSigned(tb)
@@ -198,6 +182,25 @@ func streamPerRequest(tb testing.TB, a, b corehost.Host) func(testing.TB) echoer
 			return nil
 		}
 	}
+}
+
+// overStream is gRPC over a stream of the same kind.
+func overStream(tb testing.TB, a, b corehost.Host) func(testing.TB) echoer {
+	const id = "/kith-bench/grpc"
+	srv := grpc.NewServer(GRPCServerOption())
+	srv.RegisterService(&echoService, nil)
+	ln, err := stream.Listen(b, id)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	go srv.Serve(ln)
+	tb.Cleanup(srv.Stop)
+	cc, err := DialGRPC(a, b.ID(), id)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { cc.Close() })
+	return grpcEchoer(cc)
 }
 
 func grpcEchoer(cc *grpc.ClientConn) func(testing.TB) echoer {
@@ -307,8 +310,9 @@ func BenchmarkRequests(b *testing.B) {
 			ratio("rpc", "closed")
 			ratio("rpc", "closed-kith")
 			ratio("rpc", "grpc")
+			ratio("rpc", "grpc-kith")
 			ratio("rpc", "bare")
-			ratio("grpc", "grpc-tls")
+			ratio("grpc-kith", "grpc-tls")
 			b.ReportMetric(0, "ns/op")
 		})
 	}
