@@ -7,7 +7,7 @@
 GO ?= go
 FUZZTIME ?= 30s
 TOOL = $(GO) tool -modfile=tools/go.mod
-MODULES = . interop interop/kubo interop/btcd interop/cometbft bench
+MODULES = . interop interop/kubo interop/btcd interop/cometbft interop/libp2p interop/js bench
 
 .PHONY: check fmt vet lint generate generated tidy test race soak fuzz interop bench cross hooks build
 
@@ -55,6 +55,8 @@ interop:
 	cd interop/kubo && $(GO) test -count=1 -timeout 20m ./...
 	cd interop/btcd && $(GO) test -count=1 -timeout 10m ./...
 	cd interop/cometbft && $(GO) test -count=1 -timeout 20m ./...
+	cd interop/libp2p && $(GO) test -count=1 -timeout 10m ./...
+	cd interop/js && $(GO) test -count=1 -timeout 10m ./...
 
 bench:
 	cd bench && $(GO) run .

@@ -12,7 +12,7 @@ import (
 	"github.com/kith-p2p/kith/identity"
 	"github.com/kith-p2p/kith/p2p/libp2p"
 	"github.com/libp2p/go-libp2p/core/peer"
-	"github.com/libp2p/go-libp2p/p2p/protocol/identify"
+	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	ma "github.com/multiformats/go-multiaddr"
 )
 
@@ -34,9 +34,9 @@ func (n *Node) NodeIDOf(ctx context.Context, p string) (identity.NodeID, error) 
 }
 
 // Remember puts an address of a peer into the address book on a person's word,
-// from where it is dialled at once and kept over restarts. It reports whether
-// the address is new. Error: ErrUsage.
-func (n *Node) Remember(addr string) (bool, error) {
+// from where it is dialled at once. It returns when that is saved, and reports
+// whether the address is new. Errors: ErrUsage, ctx's, the disk's.
+func (n *Node) Remember(ctx context.Context, addr string) (bool, error) {
 	a, err := address.Parse(addr)
 	if err != nil {
 		return false, &usageError{err}
@@ -45,7 +45,10 @@ func (n *Node) Remember(addr string) (bool, error) {
 		return false, usage("%s is this node", addr)
 	}
 	added, err := n.manager.Add(a)
-	return added, plain(err)
+	if err != nil {
+		return false, plain(err)
+	}
+	return added, plain(n.Book().Flush(ctx))
 }
 
 // Ban closes the connections to a peer, or to all of a network such as
@@ -65,6 +68,9 @@ func (n *Node) Ban(ctx context.Context, who string, d time.Duration, reason stri
 	}
 	if id == n.NodeID() {
 		return usage("%s is this node", who)
+	}
+	if p, _, err := n.parsePeer(ctx, who); err == nil {
+		_ = n.Book().SetPeerID(p) // so that it is listed under the name that it was banned by
 	}
 	if err := n.manager.Ban(id, d, reason); err != nil {
 		return plain(err)
@@ -109,6 +115,14 @@ func (n *Node) banned(id peer.ID) error {
 	return fmt.Errorf("%w: %s; lift the ban with `kith book unban %s`", ErrBanned, text, id)
 }
 
+// ownBan says that it was our own ban of a network that kept us from a peer.
+func ownBan(id peer.ID, err error) error {
+	if !errors.Is(err, swarm.ErrGaterDisallowedConnection) {
+		return err
+	}
+	return fmt.Errorf("%w: %s is in a network that this node has banned; `kith book` lists the bans", ErrBanned, id)
+}
+
 // cut closes the libp2p connections to IPs, and the sessions of the Router.
 func (n *Node) cut(banned func(netip.Addr) bool) {
 	for _, c := range n.host.Network().Conns() {
@@ -125,6 +139,9 @@ func (n *Node) cut(banned func(netip.Addr) bool) {
 
 func parsePrefix(s string) (netip.Prefix, bool) {
 	if p, err := netip.ParsePrefix(s); err == nil {
+		if p.Addr().Is4In6() && p.Bits() >= 96 {
+			p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
+		}
 		return p.Masked(), true
 	}
 	if ip, err := netip.ParseAddr(s); err == nil {
@@ -134,18 +151,9 @@ func parsePrefix(s string) (netip.Prefix, bool) {
 }
 
 // keep puts the addresses that a peer was given with into the address book, now
-// that it was reached: if it speaks our messages, since what the book knows is
-// dialled for them.
-func (n *Node) keep(ctx context.Context, id peer.ID, addrs []ma.Multiaddr) {
-	if ids, ok := n.host.(interface{ IDService() identify.IDService }); ok {
-		for _, c := range n.host.Network().ConnsToPeer(id) {
-			select {
-			case <-ids.IDService().IdentifyWait(c):
-			case <-ctx.Done():
-				return
-			}
-		}
-	}
+// that it was reached and is identified: if it speaks our messages, since what the
+// book knows is dialled for them.
+func (n *Node) keep(id peer.ID, addrs []ma.Multiaddr) {
 	if known, err := n.host.Peerstore().SupportsProtocols(id, libp2p.ControlProtocol); err != nil || len(known) == 0 {
 		return
 	}

@@ -123,8 +123,14 @@ func (n *Node) Bootstrap() []BootstrapEntry {
 // address book. It returns those that were not in the list before. Nothing is
 // added when one line is no address: ErrUsage.
 func (n *Node) AddBootstrap(lines ...string) (added []string, err error) {
-	if _, err := discovery.ParseList(lines); err != nil {
+	list, err := discovery.ParseList(lines)
+	if err != nil {
 		return nil, &usageError{err}
+	}
+	for _, a := range list.Addresses {
+		if a.NodeID == n.NodeID() {
+			return nil, usage("%s is this node", a)
+		}
 	}
 	b := n.boot
 	var rows []state.Row

@@ -60,11 +60,12 @@ func (n *Node) newFinder() error {
 		return usage("dht %q: give lan, wan or both, or leave it out for none", n.cfg.DHT)
 	}
 	n.finder = discovery.NewFinder(discovery.FinderConfig{Host: h, Book: n.Book(), DHT: dht})
-	r := &routed{RoutedHost: routedhost.Wrap(h, n.finder)}
-	if ids, ok := h.(interface{ IDService() identify.IDService }); ok {
-		r.ids = ids.IDService()
+	ids, ok := h.(interface{ IDService() identify.IDService })
+	if !ok {
+		return errors.New("kith: the host does not identify peers")
 	}
-	n.host = r
+	n.ids = ids.IDService()
+	n.host = &routed{RoutedHost: routedhost.Wrap(h, n.finder), ids: n.ids}
 	return nil
 }
 

@@ -71,5 +71,9 @@ func (g *gater) InterceptSecured(_ network.Direction, id peer.ID, c network.Conn
 	return g.allowsPeer(id, c.RemoteMultiaddr())
 }
 
-// InterceptUpgraded implements connmgr.ConnectionGater.
-func (g *gater) InterceptUpgraded(network.Conn) (bool, control.DisconnectReason) { return true, 0 }
+// InterceptUpgraded implements connmgr.ConnectionGater. The peer may have been
+// banned while it took its time over the handshake.
+func (g *gater) InterceptUpgraded(c network.Conn) (bool, control.DisconnectReason) {
+	at := c.RemoteMultiaddr()
+	return g.allowsPeer(c.RemotePeer(), at) && g.allowsAddr(c.RemotePeer(), at), 0
+}

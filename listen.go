@@ -33,9 +33,7 @@ const (
 func (n *Node) listen() (host.Host, error) {
 	cfg := khost.Config{Key: n.key.Libp2p(), Resolver: n.names, UserAgent: "kith/" + n.cfg.Version,
 		LowWater: int(n.cfg.MaxPeers) + tunnelReserve*3/4, HighWater: int(n.cfg.MaxPeers) + tunnelReserve,
-		Gater: &gater{n.Book(), func(id peer.ID, at ma.Multiaddr, ban addrbook.Ban) {
-			n.log.Debug("refused a connection", "peer", id, "address", at, "ban", ban)
-		}}}
+		Gater: &gater{n.Book(), n.turnedAway}}
 	if len(n.cfg.Listen) > 0 {
 		for _, s := range n.cfg.Listen {
 			a, err := ma.NewMultiaddr(s)
@@ -64,6 +62,12 @@ func (n *Node) listen() (host.Host, error) {
 		return h, err
 	}
 	return n.pickPort(cfg, node, key)
+}
+
+// turnedAway counts a connection that a ban refused, and logs one a second.
+func (n *Node) turnedAway(id peer.ID, at ma.Multiaddr, ban addrbook.Ban) {
+	n.bannedConns.Add(1)
+	n.sometimes.Do(func() { n.log.Info("refused a connection", "peer", id, "address", at, "ban", ban) })
 }
 
 // pickPort listens on a free port and saves it.

@@ -1,7 +1,11 @@
 package kith
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"net"
+	"net/netip"
 	"strings"
 	"time"
 
@@ -39,6 +43,30 @@ func (n *Node) PeerManager() *p2p.PeerManager { return n.manager }
 // channels between New and Run: Run starts it, and peers learn of channels when
 // they connect. Close stops it.
 func (n *Node) Router() *p2p.Router { return n.router }
+
+// WaitPeer waits until the Router has a session with a peer, given by its ID in
+// either spelling or an address: from then on messages can be sent to it. It
+// makes no connection by itself; Connect, Remember and the sources of addresses
+// do. Errors: ErrUsage, ctx's, ErrClosed.
+func (n *Node) WaitPeer(ctx context.Context, p string) error {
+	id, err := n.NodeIDOf(ctx, p)
+	if err != nil {
+		return err
+	}
+	updates := n.manager.Subscribe()
+	defer updates.Close()
+	for n.manager.Status(id) != p2p.PeerStatusUp {
+		select {
+		case _, ok := <-updates.Updates():
+			if !ok {
+				return ErrClosed
+			}
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
 
 // newPeers opens the address book and makes the PeerManager.
 func (n *Node) newPeers() (err error) {
@@ -97,8 +125,16 @@ func (n *Node) newRouter() error {
 		PrivKey:     n.key,
 		PeerManager: n.manager,
 		Transports:  append([]p2p.Transport{over}, n.cfg.Transports...),
-		Dialled:     func(a p2p.NodeAddress, err error) { n.mix.Dialled(a, err) },
-		Logger:      n.log,
+		Dialled:     n.dialled,
+		FilterPeerByIP: func(_ context.Context, ip net.IP, _ uint16) error {
+			if a, ok := netip.AddrFromSlice(ip); ok {
+				if ban, is := n.Book().BannedIP(a.Unmap()); is {
+					return fmt.Errorf("%w: %s", ErrBanned, ban)
+				}
+			}
+			return nil
+		},
+		Logger: n.log,
 	})
 	if err != nil {
 		return err
@@ -107,6 +143,20 @@ func (n *Node) newRouter() error {
 		n.pex, err = p2p.NewPEX(n.router, p2p.PEXOptions{})
 	}
 	return err
+}
+
+// dialled counts a dial for the source that taught the address. What a person
+// wrote down is worth a line in the log when it does not answer; the pauses
+// between the tries grow.
+func (n *Node) dialled(a p2p.NodeAddress, err error) {
+	n.mix.Dialled(a, err)
+	if err == nil {
+		return
+	}
+	e, _ := n.Book().Entry(a) // gone, if the peer is of another network
+	if e.Source.Kind == addrbook.Manual || e.Source.Kind == addrbook.Bootstrap || errors.Is(err, p2p.ErrIncompatible) {
+		n.log.Info("cannot reach a node of the bootstrap list or the address book", "address", a, "error", err)
+	}
 }
 
 // moniker is a name for people that says no more than the ID does.

@@ -157,7 +157,8 @@ func (n *Node) Listen(service string, allow ...string) (net.Listener, error) {
 
 // Dial connects to a service of a peer: one offered by Listen, or a port
 // exposed there. It blocks until the service has answered; a refusal is a
-// *tunnel.Error.
+// *tunnel.Error. A service with a / in front at a peer that is not kith answers
+// with the first read only.
 func (n *Node) Dial(ctx context.Context, peer, service string) (net.Conn, error) {
 	id, err := n.peer(ctx, peer)
 	if err != nil {

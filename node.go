@@ -44,6 +44,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -59,8 +60,10 @@ import (
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/p2p/protocol/identify"
 	ma "github.com/multiformats/go-multiaddr"
 	madns "github.com/multiformats/go-multiaddr-dns"
+	"golang.org/x/time/rate"
 )
 
 // Config says what kind of node New makes. Only Home is required.
@@ -84,11 +87,13 @@ type Config struct {
 	// Network names the nodes that keep connections to each other and exchange
 	// messages: others are refused. Default DefaultNetwork.
 	Network string
-	// Moniker is the node's name for people, shown to peers. Default: the
-	// beginning of its NodeID.
+	// Moniker is the node's name for people, shown to peers: at most 64 printable
+	// ASCII characters. Default: the beginning of its NodeID.
 	Moniker string
 	// MaxPeers is how many peers the Router keeps connections to, both directions
-	// together, and MaxOutgoing how many of them it dials. Defaults 64 and 8.
+	// together, and MaxOutgoing how many of them it dials. Defaults 64, and 8 or
+	// half of MaxPeers if that is fewer. As many as MaxPeers leave no place for peers
+	// that connect to us.
 	MaxPeers, MaxOutgoing uint16
 	// PersistentPeers are full addresses of peers that are kept connected.
 	PersistentPeers []string
@@ -146,6 +151,7 @@ type Node struct {
 	key     identity.PrivKey
 	state   *state.State
 	host    host.Host
+	ids     identify.IDService // of the host
 	tunnels *tunnel.P2P
 	manager *p2p.PeerManager
 	router  *p2p.Router
@@ -159,11 +165,15 @@ type Node struct {
 	server  *rpc.Server
 	client  *rpc.Client
 	methods access.Control // of server
-	log     *slog.Logger
-	started time.Time
-	notices []string
-	names   network.MultiaddrDNSResolver
-	dns     madns.BasicResolver
+
+	running     atomic.Bool   // Run was called
+	bannedConns atomic.Uint64 // that the gater refused
+	sometimes   rate.Sometimes
+	log         *slog.Logger
+	started     time.Time
+	notices     []string
+	names       network.MultiaddrDNSResolver
+	dns         madns.BasicResolver
 
 	ctx    context.Context // ends when Close begins
 	cancel context.CancelFunc
@@ -187,14 +197,14 @@ func New(cfg Config) (_ *Node, err error) {
 	if cfg.Wait < 0 {
 		return nil, usage("a wait of %v: give a duration of zero or more", cfg.Wait)
 	}
-	if cfg.MaxOutgoing > cfg.MaxPeers && cfg.MaxPeers > 0 {
-		return nil, usage("%d outgoing connections of %d in all: give as many or fewer", cfg.MaxOutgoing, cfg.MaxPeers)
+	if cfg.MaxOutgoing > cmp.Or(cfg.MaxPeers, defaultMaxPeers) {
+		return nil, usage("%d outgoing connections (max_outgoing) of %d in all (max_peers): give as many or fewer", cfg.MaxOutgoing, cmp.Or(cfg.MaxPeers, defaultMaxPeers))
 	}
 	cfg.Version = cmp.Or(cfg.Version, "dev")
 	cfg.Network = cmp.Or(cfg.Network, DefaultNetwork)
 	cfg.MaxPeers = cmp.Or(cfg.MaxPeers, defaultMaxPeers)
-	cfg.MaxOutgoing = cmp.Or(cfg.MaxOutgoing, min(cfg.MaxPeers, defaultMaxOutgoing))
-	n := &Node{cfg: cfg, log: cfg.Logger, started: time.Now(), closed: make(chan struct{})}
+	cfg.MaxOutgoing = cmp.Or(cfg.MaxOutgoing, min(max(1, cfg.MaxPeers/2), defaultMaxOutgoing))
+	n := &Node{cfg: cfg, log: cfg.Logger, started: time.Now(), closed: make(chan struct{}), sometimes: rate.Sometimes{Interval: time.Second}}
 	if n.log == nil {
 		n.log = slog.New(slog.DiscardHandler)
 	}
@@ -254,9 +264,15 @@ func homeError(home string, err error) error {
 
 // Run looks for peers, exchanges messages with them and keeps house until ctx ends or Close is called, then
 // closes the node and returns nil. Live connections are reset with a reason.
-// Call it once.
+// Call it once: a second call returns an error.
 func (n *Node) Run(ctx context.Context) error {
+	if n.running.Swap(true) {
+		return errors.New("the node was run before; make a new one")
+	}
 	if err := n.topics.Start(); err != nil {
+		if n.ctx.Err() != nil {
+			return n.Close() // it was closed before it ran
+		}
 		return errors.Join(plain(err), n.Close())
 	}
 	if n.pex != nil {
@@ -298,11 +314,22 @@ func (n *Node) Close() error {
 		if n.client != nil {
 			errs = append(errs, n.client.Close())
 		}
-		switch {
-		case n.topics != nil:
+		if n.host != nil { // a peer that takes nothing in must not hold up the goodbyes to the others
+			defer time.AfterFunc(goodbyeTime, func() {
+				for _, c := range n.host.Network().Conns() {
+					go c.Close()
+				}
+			}).Stop()
+		}
+		if n.topics != nil {
 			errs = append(errs, n.topics.Stop())
-		case n.router != nil:
+		}
+		if n.router != nil {
 			errs = append(errs, n.router.Stop())
+		} else {
+			for _, t := range n.cfg.Transports {
+				errs = append(errs, t.Close())
+			}
 		}
 		if n.gossip != nil {
 			errs = append(errs, n.gossip.Close())

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -81,23 +82,19 @@ type Status struct {
 
 // Peers lists connected peers and those whose addresses are known.
 func (n *Node) Peers() []Peer {
-	ids := n.host.Network().Peers()
-	for _, p := range n.host.Peerstore().PeersWithAddrs() {
-		if !slices.Contains(ids, p) {
-			ids = append(ids, p)
-		}
+	ids := map[peer.ID]bool{}
+	for _, p := range slices.Concat(n.host.Network().Peers(), n.host.Peerstore().PeersWithAddrs()) {
+		ids[p] = true
 	}
 	for _, node := range n.Book().Peers() {
-		if p, ok := n.libp2pID(node); ok && !slices.Contains(ids, p) {
-			ids = append(ids, p)
+		if p, ok := n.libp2pID(node); ok {
+			ids[p] = true
 		}
 	}
-	slices.Sort(ids)
+	delete(ids, n.host.ID())
 	var out []Peer
-	for _, p := range ids {
-		if p != n.host.ID() {
-			out = append(out, n.describe(p))
-		}
+	for _, p := range slices.Sorted(maps.Keys(ids)) {
+		out = append(out, n.describe(p))
 	}
 	return out
 }
@@ -116,19 +113,19 @@ func (n *Node) describe(p peer.ID) Peer {
 		}
 	}
 	if c, ok := n.conn(p); ok {
-		d.Connected, d.Address, d.Relayed = true, c.RemoteMultiaddr().String(), stream.Relayed(c)
+		d.Connected, d.Address, d.Relayed = true, text(c.RemoteMultiaddr()), stream.Relayed(c)
 		d.Since, d.Streams = c.Stat().Opened, len(c.GetStreams())
 		d.Direction = strings.ToLower(c.Stat().Direction.String())
 	}
 	for _, a := range n.host.Peerstore().Addrs(p) {
-		d.Known = append(d.Known, a.String())
+		d.Known = append(d.Known, text(a))
 	}
 	if known, ok := n.Book().Peer(d.NodeID); ok && len(known.Addresses) > 0 {
 		d.Source = string(known.Addresses[0].Source.Kind)
 		for _, e := range known.Addresses {
 			if a, err := e.Address.Multiaddr(); err == nil {
 				a, _ = peer.SplitAddr(a)
-				d.Known = append(d.Known, a.String())
+				d.Known = append(d.Known, text(a))
 			}
 		}
 	}
@@ -173,8 +170,27 @@ func (n *Node) Connect(ctx context.Context, p string) (Peer, error) {
 	if err := n.reach(ctx, id); err != nil {
 		return Peer{}, err
 	}
-	n.keep(ctx, id, addrs)
+	if err := n.accepted(ctx, id); err != nil {
+		return Peer{}, err
+	}
+	n.keep(id, addrs)
 	return n.describe(id), nil
+}
+
+// accepted waits until the peer has told who it is, which it does first of all:
+// one that has banned this node closes the connection instead.
+func (n *Node) accepted(ctx context.Context, id peer.ID) error {
+	for _, c := range n.host.Network().ConnsToPeer(id) {
+		select {
+		case <-n.ids.IdentifyWait(c):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	if n.host.Network().Connectedness(id) == network.NotConnected {
+		return fmt.Errorf("%s closed the connection as soon as it stood: it may have banned this node, or have all the connections that it wants; ask its owner", id)
+	}
+	return nil
 }
 
 // tryOut looks whether a peer that is connected answers at one of other
@@ -216,7 +232,7 @@ func (n *Node) reach(ctx context.Context, id peer.ID) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
-	return classify(n.tunnels.Connect(ctx, id))
+	return ownBan(id, classify(n.tunnels.Connect(ctx, id)))
 }
 
 // Ping measures round trips to a peer, one each interval (default 1 s), until
@@ -303,11 +319,13 @@ func (n *Node) Streams() []Stream {
 	return out
 }
 
+// text is an address for people and programs; a name in it, which the peer chose,
+// may be any bytes.
 func text(a ma.Multiaddr) string {
 	if len(a) == 0 {
 		return ""
 	}
-	return a.String()
+	return strings.ToValidUTF8(a.String(), "?")
 }
 
 // CloseStream cuts one connection. Errors: ErrNoSuchStream.
@@ -349,6 +367,9 @@ func (n *Node) Status() Status {
 	}
 	for r, count := range st.Refused {
 		s.Refused[tunnel.Reason(r).String()] = count
+	}
+	if banned := n.bannedConns.Load(); banned > 0 {
+		s.Refused["banned"] = banned
 	}
 	return s
 }

@@ -70,7 +70,11 @@ func (n *Node) newServices() (err error) {
 
 // drainTime is how long Close waits for calls: a program that was told to end has
 // two seconds.
-const drainTime = time.Second
+const drainTime = 500 * time.Millisecond
+
+// goodbyeTime is how long Close lets the Router say goodbye before it closes the
+// connections under it.
+const goodbyeTime = 500 * time.Millisecond
 
 // builtIn are the methods that every node answers, by the short names under
 // which people may call them.
@@ -139,6 +143,8 @@ func (n *Node) explainCall(err error, p, method string) error {
 		} else {
 			next = fmt.Sprintf("`kith services %s` lists what this node may call there", p)
 		}
+	case rpc.CodeUnavailable:
+		next = "it may be offline, or have banned this node; `kith ping` tries the connection alone"
 	case rpc.CodeDeadlineExceeded:
 		next = "it may still have been done; give more time with --timeout"
 	case rpc.CodeResourceExhausted:

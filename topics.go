@@ -31,6 +31,9 @@ func (n *Node) newTopics() (err error) {
 		o.Preset = gossip.Small
 	}
 	if o.Preset == gossip.Permissioned {
+		if len(n.cfg.TopicPeers) == 0 {
+			return usage("topics are for named peers only (%q), and none is named: list them in topic_peers", gossip.Permissioned)
+		}
 		if o.Allow, err = n.topicPeers(); err != nil {
 			return err
 		}
@@ -84,7 +87,7 @@ func topicError(err error) error {
 	case errors.Is(err, dispatch.ErrType):
 		return &usageError{err}
 	case errors.Is(err, dispatch.ErrClosed):
-		return ErrClosed
+		return fmt.Errorf("%w, or it does not run yet: topics begin with Run", ErrClosed)
 	}
 	return plain(err)
 }

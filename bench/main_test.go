@@ -22,7 +22,7 @@ func TestQuickInProcess(t *testing.T) {
 
 // The rows of messages: each side of each works.
 func TestQuickMessages(t *testing.T) {
-	for row, lines := range map[string]int{"mconn": 4 * 8, "echo": 6, "rpc": 2 * 5, "router": 2*2 + 1, "dispatch": 2 + 1 + 2} {
+	for row, lines := range map[string]int{"mconn": 4 * 8, "echo": 6, "rpc": 2 * 6, "router": 2*2 + 1, "dispatch": 2 + 1 + 2} {
 		t.Run(row, func(t *testing.T) {
 			out := capture(t, "--quick", "--pairs", "1", "--json", row)
 			var r report

@@ -53,7 +53,7 @@ type Config struct {
 
 // DefaultConfig returns what holds for a home without a config.toml.
 func DefaultConfig() Config {
-	return Config{Network: kith.DefaultNetwork, MaxPeers: 64, MaxOut: 8, PEX: true, Topics: gossip.Open, MDNS: true, Wait: 10 * time.Second, LogLevel: slog.LevelInfo, LogFormat: "text"}
+	return Config{Network: kith.DefaultNetwork, MaxPeers: 64, PEX: true, Topics: gossip.Open, MDNS: true, Wait: 10 * time.Second, LogLevel: slog.LevelInfo, LogFormat: "text"}
 }
 
 // ConfigError lists everything that is wrong in one configuration file. It

@@ -82,7 +82,7 @@ var keys = []Key{
 	},
 	{
 		Name: "moniker", Type: "text", Default: `""`,
-		Doc: "A name of this node for people, shown to peers. When empty, the beginning of its node ID.",
+		Doc: "A name of this node for people, shown to peers: at most 64 printable ASCII characters. When empty, the beginning of its node ID.",
 		set: func(c *Config, v any) error {
 			s, err := text(v)
 			if err == nil && s != "" && !moniker.MatchString(s) {
@@ -98,8 +98,8 @@ var keys = []Key{
 		set: func(c *Config, v any) error { return setNumber(&c.MaxPeers, v, 1, 10_000) },
 	},
 	{
-		Name: "max_outgoing", Type: "number", Default: "8",
-		Doc: "How many of max_peers this node dials. 0 to max_peers, where 0 means 8.",
+		Name: "max_outgoing", Type: "number", Default: "0",
+		Doc: "How many of max_peers this node dials, at most. 0 means 8, or half of max_peers if that is fewer. As many as max_peers leave no place for peers that connect to this node.",
 		set: func(c *Config, v any) error { return setNumber(&c.MaxOut, v, 0, 10_000) },
 	},
 	{

@@ -3,7 +3,6 @@ package daemon
 import (
 	"context"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -46,7 +45,7 @@ func (s *server) Find(ctx context.Context, req *connect.Request[controlv1.FindRe
 	}
 	res := &controlv1.FindResponse{PeerId: id.String(), NodeId: nodeIDOf(id)}
 	for _, p := range places {
-		place := &controlv1.Place{Address: p.Addr.String(), From: string(p.From), Verified: p.Verified}
+		place := &controlv1.Place{Address: strings.ToValidUTF8(p.Addr.String(), "?"), From: string(p.From), Verified: p.Verified}
 		if p.Source.Kind != "" {
 			place.Source = p.Source.String()
 		}
@@ -167,7 +166,7 @@ func (s *server) ListBook(ctx context.Context, req *connect.Request[controlv1.Li
 	for _, b := range bans {
 		if b.Peer == "" {
 			res.Networks = append(res.Networks, banOf(b))
-		} else if !slices.Contains(ids, b.Peer) {
+		} else if p, ok := book.Peer(b.Peer); ok && len(p.Addresses) == 0 { // not listed yet
 			ids = append(ids, b.Peer)
 		}
 	}
@@ -202,7 +201,7 @@ func (s *server) EditBook(ctx context.Context, req *connect.Request[controlv1.Ed
 func (s *server) editBook(ctx context.Context, m *controlv1.EditBookRequest) (bool, error) {
 	switch e := m.GetEdit().(type) {
 	case *controlv1.EditBookRequest_Add:
-		return s.node.Remember(e.Add)
+		return s.node.Remember(ctx, e.Add)
 	case *controlv1.EditBookRequest_Forget:
 		id, err := s.node.NodeIDOf(ctx, e.Forget)
 		if err != nil {

@@ -16,8 +16,8 @@ import (
 
 const (
 	// maxRequest bounds one request message in bytes; the largest honest one is
-	// an Expose with a long allow-list.
-	maxRequest = 1 << 20
+	// a Call with as much data as a peer takes by default, in JSON's base64.
+	maxRequest = (32<<20)/3*4 + 64<<10
 	// maxHeader bounds the header of a request in bytes.
 	maxHeader = 64 << 10
 	// headerTimeout bounds how long a client may take to send a header.

@@ -18,6 +18,8 @@ import (
 // Service dispatches messages inside a node and between nodes. All methods are
 // safe for concurrent use.
 type Service struct {
+	turn sync.Mutex // one of Start and Stop at a time; nothing else takes it
+
 	o    Options
 	node interface {
 		Start() error
@@ -123,6 +125,8 @@ const maxOverhead = MaxTypeName + 256
 // is stopped again, the error is returned, and the Service is at its end. It starts
 // once: ErrClosed after Stop, another error the second time.
 func (s *Service) Start() error {
+	s.turn.Lock()
+	defer s.turn.Unlock()
 	s.mu.Lock()
 	switch s.state {
 	case stateRunning:
@@ -170,7 +174,11 @@ func (s *Service) Start() error {
 // out what they hold, then ErrClosed. It returns when nothing of the Service is
 // left running, with the node's error. A second call waits for the first, and
 // returns the same.
-func (s *Service) Stop() error { return s.stop(true) }
+func (s *Service) Stop() error {
+	s.turn.Lock()
+	defer s.turn.Unlock()
+	return s.stop(true)
+}
 
 func (s *Service) stop(node bool) error {
 	s.stopping.Do(func() {

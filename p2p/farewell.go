@@ -90,7 +90,11 @@ type routerPolicy struct {
 func (p routerPolicy) Ended(d connmgr.Dial[dialTarget], o connmgr.Outcome) {
 	p.dialPolicy.Ended(d, o)
 	if told := p.r.o.Dialled; told != nil && !o.Established && !ours(o.Cause) {
-		told(d.Target.address, o.Cause)
+		cause := o.Cause
+		if errors.Is(cause, errFeelerDone) || errors.Is(cause, ErrAlreadyConnected) {
+			cause = nil // it was there
+		}
+		told(d.Target.address, cause)
 	}
 }
 

@@ -62,6 +62,7 @@ type session struct {
 	remote    Endpoint    // where it came from, or what was dialled
 	kith      bool        // the other side is kith, too, and keeps the same of two connections
 	replaces  uint64      // an inbound one: the session of the same peer that has fallen silent
+	unproven  bool        // the peer is there, but it is not said that it is at address
 	since     time.Time
 	failures  int       // of what was dialled, in a row, before it arrived
 	notBefore time.Time // of the next dial: the session did not live

@@ -25,7 +25,7 @@ func (c *managerCore) dialled(a NodeAddress, s session, now time.Time) (supersed
 	case id == c.self:
 		return 0, fmt.Errorf("%w: %v", ErrSelf, id)
 	case s.kind == connmgr.KindFeeler:
-		c.book.Good(a)
+		c.good(a, s)
 		return 0, errFeelerDone
 	}
 	if err := c.banned(id); err != nil {
@@ -50,8 +50,17 @@ func (c *managerCore) dialled(a NodeAddress, s session, now time.Time) (supersed
 	if e, ok := c.book.Entry(a); ok {
 		s.failures = e.Failures
 	}
-	c.book.Good(a)
+	c.good(a, s)
 	return c.connect(id, s, old, now), nil
+}
+
+// good tells the book that a peer was at an address, if the connection shows it: a
+// peer that is connected anyway, over libp2p, must not have any address believed
+// that it names.
+func (c *managerCore) good(a NodeAddress, s session) {
+	if !s.unproven {
+		c.book.Good(a)
+	}
 }
 
 // replace makes room for a dial that arrived, at the cost of from, who was to go

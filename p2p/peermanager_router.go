@@ -69,6 +69,7 @@ type arrival struct {
 	remote    Endpoint
 	kith      bool
 	replaces  uint64 // the session of the same peer that may go for it; 0: none
+	unproven  bool   // the connection does not show that the peer is at dialled
 }
 
 // screen says whether anything speaks against an inbound connection whose
@@ -99,7 +100,7 @@ func (m *PeerManager) admit(a arrival) (superseded uint64, err error) {
 }
 
 func (a arrival) session() session {
-	return session{number: a.number, direction: a.direction, kind: a.kind, remote: a.remote, kith: a.kith, replaces: a.replaces}
+	return session{number: a.number, direction: a.direction, kind: a.kind, remote: a.remote, kith: a.kith, replaces: a.replaces, unproven: a.unproven}
 }
 
 // sessionReady is Ready for one session. It says whether that is the current one.

@@ -40,6 +40,7 @@ type link struct {
 	key       PubKey       // the peer's, proved
 	calls     ChannelIDSet // on which both sides announced requests
 	stale     uint64       // the session of the same peer that has fallen silent; 0: none
+	unproven  bool         // the dialled address may be somebody else's
 	ending    <-chan struct{}
 	peer      atomic.Pointer[NodeID]   // who it is, for say; set when that is proved
 	farewell  atomic.Pointer[farewell] // what the peer is told at the end
@@ -90,7 +91,11 @@ func (r *Router) dial(ctx context.Context, target dialTarget) (*link, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &link{conn: conn, transport: t, ending: r.ending}, nil
+	l := &link{conn: conn, transport: t, ending: r.ending}
+	if p, ok := conn.(Prover); ok {
+		l.unproven = !slices.ContainsFunc(endpoints, p.Proven)
+	}
+	return l, nil
 }
 
 // establish is the engine's: the handshake, and every check of who it is.
@@ -200,7 +205,7 @@ func (r *Router) staleSession(id NodeID) uint64 {
 func (r *Router) admit(l *link, at connmgr.EstablishInfo[dialTarget]) error {
 	superseded, err := r.pm.admit(arrival{
 		id: l.info.NodeID, number: at.ID, direction: at.Direction, dialled: at.Dial.Target.address, kind: at.Dial.Kind,
-		remote: l.conn.RemoteEndpoint(), kith: l.info.Extensions.Kith, replaces: l.stale,
+		remote: l.conn.RemoteEndpoint(), kith: l.info.Extensions.Kith, replaces: l.stale, unproven: l.unproven,
 	})
 	if err != nil {
 		r.say(l, err)

@@ -116,6 +116,14 @@ type StaleTeller interface {
 	Stale() bool
 }
 
+// A Prover is a Connection that may have been made at another place than the one
+// that was dialled, since its transport uses again what is there. Proven reports
+// whether it shows that the peer is at the endpoint: whether we connected to just
+// that. Without it every dial that arrives does.
+type Prover interface {
+	Proven(Endpoint) bool
+}
+
 // DefaultMaxMessage is the largest message of a channel whose descriptor says
 // nothing else: 1 MiB.
 const DefaultMaxMessage = 1 << 20

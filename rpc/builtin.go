@@ -47,7 +47,7 @@ func (s *Server) builtIns() map[string]*method {
 	for id, fn := range map[protocol.ID]func(*Request) any{
 		PingMethod:     func(*Request) any { return nil },
 		InfoMethod:     func(*Request) any { return Info{s.cfg.Name, s.cfg.Version, s.h.ID(), Protocol, time.Since(s.since)} },
-		StatsMethod:    func(*Request) any { return s.Stats() },
+		StatsMethod:    func(r *Request) any { return s.statsFor(r.Peer) },
 		ServicesMethod: func(r *Request) any { return s.Services(r.Peer) },
 	} {
 		methods[string(id)] = &method{id: id, builtin: true, limiter: newLimiter(s.cfg.MethodLimits), handler: func(_ context.Context, r *Request) (*Response, error) {
@@ -60,6 +60,17 @@ func (s *Server) builtIns() map[string]*method {
 		}}
 	}
 	return methods
+}
+
+// statsFor are the counters without the methods that a peer may not use.
+func (s *Server) statsFor(p peer.ID) ServerStats {
+	st := s.Stats()
+	for _, m := range *s.methods.Load() {
+		if s.authorize(p, m) != nil {
+			delete(st.Methods, string(m.id))
+		}
+	}
+	return st
 }
 
 // Services lists the methods that a peer may use, by name.

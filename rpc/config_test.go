@@ -56,9 +56,12 @@ var optionTests = map[string]func(*testing.T){
 		plain := rawStream(t, c.h, id, echoID)
 		plain.Write([]byte{0, 0, 0, 5, 'a'})
 		wantReset(t, plain, CodeDeadlineExceeded)
-		if n := s.Stats().Faults.Unfinished; n != 2 {
-			t.Errorf("%d unfinished frames counted", n)
-		}
+		eventually(t, func() string {
+			if n := s.Stats().Faults.Unfinished; n != 2 {
+				return fmt.Sprintf("%d unfinished frames counted", n)
+			}
+			return ""
+		})
 	},
 	"ServerConfig.WriteTimeout": func(t *testing.T) {
 		c, s, id := pair(t, &ServerConfig{WriteTimeout: short}, nil)

@@ -2,6 +2,7 @@ package rpc
 
 import (
 	"context"
+	"fmt"
 	"io"
 )
 
@@ -48,6 +49,9 @@ func (l *serverLink) followCall(ctx *callContext, f *flow) (header, error) {
 				err = f.receive(&l.in, h, l)
 			}
 		default:
+			// Nothing else may come while a handler runs; after it, neither matters.
+			ctx.stop(fmt.Errorf("%w: %s while a handler runs", ErrOutOfOrder, h.kind))
+			f.fail(fmt.Errorf("%w: %s while a handler runs", ErrOutOfOrder, h.kind))
 			return h, err
 		}
 		if err != nil {

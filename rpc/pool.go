@@ -131,7 +131,7 @@ func (c *Client) enter(ctx context.Context, id peer.ID, streaming bool) (p *clie
 		return nil, nil, 0, ErrClientClosed
 	}
 	p = c.peerOf(id)
-	if c.room(p, streaming) && (streaming || p.waiting.Len() == 0) {
+	if c.room(p, streaming) {
 		p.enter(streaming)
 		l, speaks = c.idleLocked(p), p.speaks
 		c.mu.Unlock()
@@ -190,7 +190,10 @@ func (c *Client) idleLocked(p *clientPeer) *clientLink {
 func (c *Client) open(ctx context.Context, p *clientPeer, id protocol.ID, limited bool) (*clientLink, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, c.cfg.ConnectTimeout, errConnectTimeout)
 	defer cancel()
-	opts := []stream.DialOption{stream.WithLazy()} // the hello leaves with the first frame
+	opts := []stream.DialOption{stream.WithConfirm()}
+	if c.known(p, id) {
+		opts[0] = stream.WithLazy() // the hello leaves with the first frame
+	}
 	if limited {
 		opts = append(opts, stream.WithAllowLimited())
 	}
@@ -200,7 +203,8 @@ func (c *Client) open(ctx context.Context, p *clientPeer, id protocol.ID, limite
 			return nil, &Error{Code: CodeUnavailable, Message: "no stream to the peer within ConnectTimeout", Refused: true, cause: errors.Join(errUnreachable, err)}
 		}
 		if errors.Is(err, stream.ErrNoSuchService) {
-			return nil, err // it is this host
+			c.dials.Add(1)
+			return nil, err
 		}
 		return nil, fmt.Errorf("%w: %w", errUnreachable, err)
 	}
@@ -218,6 +222,21 @@ func (c *Client) open(ctx context.Context, p *clientPeer, id protocol.ID, limite
 	c.links[l] = struct{}{}
 	c.dials.Add(1)
 	return l, nil
+}
+
+// known says whether the peer speaks a protocol, as it has shown or told. Who may
+// not is asked first: libp2p programs of older and other make take what follows a
+// hello that they refuse for another hello and reset the stream without a reason,
+// and the refusal may be lost with it.
+func (c *Client) known(p *clientPeer, id protocol.ID) bool {
+	c.mu.Lock()
+	framed := p.speaks == speaksFramed
+	c.mu.Unlock()
+	if framed && id == Protocol {
+		return true
+	}
+	got, err := c.h.Peerstore().SupportsProtocols(p.id, id)
+	return err == nil && len(got) > 0
 }
 
 // finish ends a call on a stream: it goes back to the pool if it is clean, and

@@ -208,6 +208,8 @@ func (s *Server) register(m *method) error {
 	switch {
 	case s.stopped:
 		return ErrServerClosed
+	case strings.HasPrefix(string(m.id), builtInPrefix):
+		return fmt.Errorf("rpc: %q: names that begin with %s are for what every node answers; choose another", m.id, builtInPrefix)
 	case old[string(m.id)] != nil || m.id == Protocol:
 		return fmt.Errorf("%w: %q", ErrServerAlreadyStarted, m.id)
 	}
@@ -240,12 +242,12 @@ func (s *Server) listen(id protocol.ID, serve func(*stream.Conn)) error {
 func (s *Server) add(l *serverLink) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	ps := s.peers[l.peer]
 	if s.stopped || len(s.links) >= s.cfg.MaxConcurrentConns {
 		s.turnedAway.Add(1)
 		return false
 	}
 	s.opened.Add(1)
-	ps := s.peers[l.peer]
 	if ps == nil {
 		ps = &peerState{limiter: newLimiter(s.cfg.PeerLimits)}
 		s.peers[l.peer] = ps

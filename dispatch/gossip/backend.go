@@ -67,6 +67,7 @@ type Backend struct {
 	cancel context.CancelFunc
 	trace  *tracer
 	names  names
+	hush   *hush
 
 	// mu guards the fields below. Under it pubsub's loop is waited for, which calls
 	// nothing that takes it.
@@ -105,7 +106,7 @@ func New(h host.Host, o Options) (*Backend, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &Backend{o: o, host: h, trace: newTracer(), topics: make(map[string]*topic), names: names{known: make(map[peer.ID]p2p.NodeID)}}
+	b := &Backend{o: o, host: h, trace: newTracer(), hush: new(hush), topics: make(map[string]*topic), names: names{known: make(map[peer.ID]p2p.NodeID)}}
 	ctx, cancel := context.WithCancel(context.Background())
 	b.cancel = cancel
 	b.ps, err = pubsub.NewGossipSub(ctx, watchedHost{h, b.trace}, append(b.options(preset), o.Options...)...)
@@ -133,7 +134,7 @@ func (b *Backend) options(p params) []pubsub.Option {
 		pubsub.WithPeerOutboundQueueSize(256),  // as above
 		pubsub.WithSubscriptionFilter(b.trace), // bounded, by peer
 		pubsub.WithRawTracer(b.trace),
-		pubsub.WithLogger(b.o.Logger),
+		pubsub.WithLogger(slog.New(&hushed{b.o.Logger.Handler(), b.hush})),
 		pubsub.WithRPCLogger(slog.New(slog.DiscardHandler)),
 	}
 	allows := func(id peer.ID) bool { return id == b.host.ID() || b.Allows(b.names.of(id)) }
@@ -193,7 +194,17 @@ func (b *Backend) Join(name string, check func(dispatch.Arrival) (dispatch.Messa
 		got, err := check(dispatch.Arrival{Topic: name, Data: m.Data, From: b.names.of(from), Author: b.names.of(author), AuthorPeer: author})
 		if err != nil {
 			b.o.Logger.Debug("message refused", "topic", name, "peer", from, "author", author, "err", err)
-			return refuse
+			if author != from {
+				return pubsub.ValidationIgnore
+			}
+			forgiven, first := b.trace.mistake(from)
+			if first {
+				b.o.Logger.Warn("a peer publishes what is not of the topic's type; it is left out, and fifty times an hour are forgiven", "topic", name, "peer", from, "err", err)
+			}
+			if forgiven {
+				return pubsub.ValidationIgnore
+			}
+			return pubsub.ValidationReject
 		}
 		m.ValidatorData = got
 		return pubsub.ValidationAccept
@@ -303,7 +314,45 @@ func (b *Backend) Close() error {
 		b.host.RemoveStreamHandler(id)
 	}
 	b.cancel()
+	b.hush.mu.Lock()
+	b.hush.closed = true
+	b.hush.mu.Unlock()
 	return nil
+}
+
+// hush ends what pubsub logs: its goroutines live on for a moment after Close, and
+// the logger may not.
+type hush struct {
+	mu     sync.RWMutex // held over a record, so that Close waits for the last
+	closed bool
+}
+
+// hushed is a handler that does nothing once its hush is closed.
+type hushed struct {
+	slog.Handler
+	hush *hush
+}
+
+// Handle implements slog.Handler. What pubsub says of its own comings and goings is
+// for its developers.
+func (h *hushed) Handle(ctx context.Context, r slog.Record) error {
+	if r.Level == slog.LevelInfo {
+		r.Level = slog.LevelDebug
+	}
+	h.hush.mu.RLock()
+	defer h.hush.mu.RUnlock()
+	if h.hush.closed || !h.Handler.Enabled(ctx, r.Level) {
+		return nil
+	}
+	return h.Handler.Handle(ctx, r)
+}
+
+func (h *hushed) WithAttrs(as []slog.Attr) slog.Handler {
+	return &hushed{h.Handler.WithAttrs(as), h.hush}
+}
+
+func (h *hushed) WithGroup(name string) slog.Handler {
+	return &hushed{h.Handler.WithGroup(name), h.hush}
 }
 
 // names remembers what peers are called, which takes a hash to compute. Safe for

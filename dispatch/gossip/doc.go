@@ -23,9 +23,10 @@
 // (Options.MaxMessage), and with a typed subscription that it is of the type. What
 // fails is refused, counted (Stats), and lowers the score of the peer that sent it
 // (see Preset): one that does so five times within an hour is not listened to any
-// more. Only the author answers for a message of the wrong type, though: peers
-// that pass it on may have no type to check it by. A message is decoded once, in
-// that check.
+// more, on any topic. For a message of the wrong type only its author answers,
+// since peers that pass it on may have no type to check it by, and only from the
+// fifty-first within an hour on: the first are left out, counted, and logged once.
+// A message is decoded once, in that check.
 //
 // A message is remembered for two minutes. Somebody may send an old one again
 // later: it is still its author's, and signed. Where that matters, have a time or

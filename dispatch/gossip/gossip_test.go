@@ -348,6 +348,32 @@ func invalidMessages(t *testing.T, deaf bool) {
 	}
 }
 
+// Five messages of the wrong type, from a person at a shell, muted a peer on all
+// topics for an hour.
+func TestRegressionHonestMistakesMuteNobody(t *testing.T) {
+	noLeaks(t)
+	a := newNode(t)
+	sub := subscribe(t, a, "t", dispatch.Policy{})
+	r := newRogue(t, a, "t", false)
+	until(t, "the other", func() bool { return a.b.Stats().Peers == 1 })
+	number := byte(0)
+	send := func(data []byte) {
+		number++
+		r.write(&pb.RPC{Publish: []*pb.Message{r.message("t", number, data)}})
+	}
+	for range 50 {
+		send([]byte{0xff, 0xff})
+	}
+	until(t, "mistakes", func() bool { return a.b.Stats().Ignored == 50 && a.s.Stats().Undecodable == 50 })
+	valid, _ := proto.Marshal(say("fine"))
+	send(valid)
+	if got := next(t, sub, 1)[0]; got.Message.GetValue() != "fine" || a.b.Stats().Scores[r.h.ID()] < 0 {
+		t.Errorf("%+v, score %v", got, a.b.Stats().Scores[r.h.ID()])
+	}
+	send([]byte{0xff, 0xff}) // the fifty-first
+	until(t, "one too many", func() bool { return a.b.Stats().Refused == 1 })
+}
+
 // An RPC above the limit ends the stream, counted, before it is read.
 func TestGossipOversizeRPC(t *testing.T) {
 	noLeaks(t)

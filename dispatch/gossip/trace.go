@@ -38,8 +38,9 @@ type sender struct {
 // faults are what a peer did wrong since a moment. pubsub scores only peers that
 // it can open a stream to, so one that takes none could send rubbish for ever.
 type faults struct {
-	since time.Time
-	n     int
+	since    time.Time
+	n        int
+	mistakes int
 }
 
 // A peer with so many faults within the time is not listened to until that is
@@ -47,7 +48,10 @@ type faults struct {
 const (
 	maxFaults  = 5
 	faultsLast = time.Hour
-	maxFaulty  = 4096
+	// So many messages of the wrong type are forgiven in that time: a person at a
+	// shell may have meant another topic.
+	maxMistakes = 50
+	maxFaulty   = 4096
 )
 
 // topicTrace are the counts of a topic that was joined.
@@ -168,9 +172,30 @@ func (t *tracer) close() {
 
 // fault notes what a peer did wrong.
 func (t *tracer) fault(from peer.ID) {
-	now := time.Now()
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if f := t.record(from); f != nil {
+		f.n++
+	}
+}
+
+// mistake notes a message of the wrong type, and says whether it is forgiven, and
+// whether it is the first.
+func (t *tracer) mistake(from peer.ID) (forgiven, first bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	f := t.record(from)
+	if f == nil {
+		return false, false
+	}
+	f.mistakes++
+	return f.mistakes <= maxMistakes, f.mistakes == 1
+}
+
+// record is what is remembered of a peer; nil when too many others are. The lock
+// is held.
+func (t *tracer) record(from peer.ID) *faults {
+	now := time.Now()
 	f := t.faults[from]
 	if f == nil || now.Sub(f.since) > faultsLast {
 		for id, old := range t.faults {
@@ -182,12 +207,12 @@ func (t *tracer) fault(from peer.ID) {
 			}
 		}
 		if len(t.faults) >= maxFaulty {
-			return
+			return nil
 		}
 		f = &faults{since: now}
 		t.faults[from] = f
 	}
-	f.n++
+	return f
 }
 
 // shuns says whether a peer is not listened to.
@@ -279,8 +304,9 @@ type Stats struct {
 	Peers  int
 	Scores map[peer.ID]float64
 	// Messages that did not pass. InvalidSignature ones had a wrong one or none.
-	// Refused ones were sent by their author and are not of the topic's type, or too
-	// long; Ignored ones are the same, passed on by somebody who may not know the type.
+	// Refused ones were sent by their author and are too long, or not of the topic's
+	// type for the fifty-first time within an hour. Ignored ones are those of the first
+	// fifty, and what somebody passed on who may not know the type.
 	// TooLarge is how many of both were too long. Throttled ones came faster than they
 	// could be checked; NotAllowed is what came from, or was written by, peers that may
 	// not take part; FromSelf claimed to be ours.

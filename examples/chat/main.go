@@ -72,8 +72,26 @@ func run(ctx context.Context, args []string, in io.Reader, out io.Writer) error 
 	all.Go(func() { showPeers(n, updates, out) })
 	all.Go(func() { show(ctx, lines, out) })
 
-	for typed := bufio.NewScanner(in); ctx.Err() == nil && typed.Scan(); {
-		line, err := structpb.NewStruct(map[string]any{"name": *name, "text": typed.Text()})
+	typed := make(chan string)
+	go func() { // a read of a terminal cannot be interrupted: it may outlive this function
+		defer close(typed)
+		for s := bufio.NewScanner(in); s.Scan(); {
+			select {
+			case typed <- s.Text():
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	for text, more := "", true; ctx.Err() == nil; {
+		select {
+		case text, more = <-typed:
+		case <-ctx.Done():
+		}
+		if !more || ctx.Err() != nil {
+			break
+		}
+		line, err := structpb.NewStruct(map[string]any{"name": *name, "text": text})
 		if err != nil {
 			return err
 		}

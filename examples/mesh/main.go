@@ -7,6 +7,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -47,8 +48,8 @@ func main() {
 func run(ctx context.Context, args []string, out io.Writer) error {
 	flags := flag.NewFlagSet("mesh", flag.ContinueOnError)
 	first := flags.Int("kill", rand.IntN(size), "the first of the two to kill: 0 to 4")
-	if err := flags.Parse(args); err != nil {
-		return err
+	if err := flags.Parse(args); err != nil || *first < 0 || *first >= size {
+		return cmp.Or(err, errors.New("-kill takes a number from 0 to 4"))
 	}
 	dead := map[int]bool{*first: true, (*first + 1 + rand.IntN(size-1)) % size: true}
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)

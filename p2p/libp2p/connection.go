@@ -138,6 +138,19 @@ func (c *Connection) LocalEndpoint() p2p.Endpoint { return c.path.Load().local }
 // relayed connection to a direct one.
 func (c *Connection) RemoteEndpoint() p2p.Endpoint { return c.path.Load().remote }
 
+// Proven reports whether the session stands on a direct connection that this host
+// made to just that endpoint; it implements p2p.Prover. libp2p uses a connection
+// that is there already, whoever made it, and dials all addresses that it knows.
+func (c *Connection) Proven(e p2p.Endpoint) bool {
+	conn := c.path.Load().conn
+	want, err := e.Multiaddr()
+	if err != nil || conn.Stat().Direction != network.DirOutbound || isRelayed(conn.RemoteMultiaddr()) {
+		return false
+	}
+	at, _ := peer.SplitAddr(want)
+	return at.Equal(conn.RemoteMultiaddr())
+}
+
 // Conn returns the libp2p connection under the session, to look at. It may serve
 // others, too, and it is another one when the session has moved.
 func (c *Connection) Conn() network.Conn { return c.path.Load().conn }
