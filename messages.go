@@ -36,7 +36,8 @@ const (
 // Book is the address book: every lasting fact about peers.
 func (n *Node) Book() *addrbook.Book { return n.manager.Book() }
 
-// PeerManager decides whom the Router connects to.
+// PeerManager decides whom the Router connects to. To ban somebody use Node.Ban,
+// which closes what else the peer has open here.
 func (n *Node) PeerManager() *p2p.PeerManager { return n.manager }
 
 // Router carries messages between the peers of the node's network. Open
