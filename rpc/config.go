@@ -42,6 +42,10 @@ type ServerConfig struct {
 	// MaxConcurrentConns bounds the streams that are served at one time.
 	// Further ones are answered with CodeResourceExhausted. Default 1000.
 	MaxConcurrentConns int
+	// MaxConnsPerPeer bounds how many of them one peer may have, so that nobody takes
+	// all. Default: an eighth of MaxConcurrentConns, but 64 at least, which is what a
+	// Client opens.
+	MaxConnsPerPeer int
 	// MaxRequestsPerConn ends a stream after so many calls, in good order, so
 	// that clients spread over time. Default 0: no limit.
 	MaxRequestsPerConn int
@@ -98,6 +102,7 @@ func (c *ServerConfig) Validate() error {
 	f.duration("DrainTimeout", c.DrainTimeout)
 	f.number("MaxBlockSize", c.MaxBlockSize, 1, maxBlockSize)
 	f.number("MaxConcurrentConns", c.MaxConcurrentConns, 1, 0)
+	f.number("MaxConnsPerPeer", c.MaxConnsPerPeer, 1, 0)
 	f.number("MaxRequestsPerConn", c.MaxRequestsPerConn, 1, 0)
 	f.number("BufferPoolSize", c.BufferPoolSize, spillSize, 1<<20)
 	f.number("CompressMinSize", c.CompressMinSize, 1, 0)
@@ -125,6 +130,7 @@ func (c *ServerConfig) withDefaults() ServerConfig {
 	d.DrainTimeout = or(d.DrainTimeout, 5*time.Second)
 	d.MaxBlockSize = or(d.MaxBlockSize, defaultBlockSize)
 	d.MaxConcurrentConns = or(d.MaxConcurrentConns, 1000)
+	d.MaxConnsPerPeer = or(d.MaxConnsPerPeer, max(d.MaxConcurrentConns/8, 64))
 	d.MaxMemoryUsage = or(d.MaxMemoryUsage, max(1<<30, uint64(d.MaxBlockSize)))
 	d.BufferPoolSize = or(d.BufferPoolSize, 4<<10)
 	d.CompressMinSize = or(d.CompressMinSize, 4<<10)

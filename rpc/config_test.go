@@ -203,6 +203,23 @@ var optionTests = map[string]func(*testing.T){
 			return ""
 		})
 	},
+	"ServerConfig.MaxConnsPerPeer": func(t *testing.T) {
+		c, s, id := pair(t, &ServerConfig{MaxConnsPerPeer: 1}, nil)
+		conn := rawStream(t, c.h, id, Protocol)
+		eventually(t, func() string {
+			if n := s.Stats().Conns; n != 1 {
+				return fmt.Sprintf("%d streams", n)
+			}
+			return ""
+		})
+		wantReset(t, rawStream(t, c.h, id, echoID), CodeResourceExhausted)
+		other := newHost(t, "")
+		know(other, s.h)
+		if _, err := newClient(t, other, nil).Send(ctxOf(t), id, echoID, nil); err != nil {
+			t.Errorf("another peer: %v", err)
+		}
+		conn.Close()
+	},
 	"ServerConfig.MaxRequestsPerConn": func(t *testing.T) {
 		c, s, id := pair(t, &ServerConfig{MaxRequestsPerConn: 3}, &ClientConfig{MaxRetries: 1, RetryInterval: time.Hour})
 		for range 9 {
@@ -595,7 +612,7 @@ func randomBytes(n int) []byte {
 func TestValidateReportsAllFaultsTogether(t *testing.T) {
 	bad := ServerConfig{
 		ReadTimeout: -1, WriteTimeout: -1, ConnectTimeout: -1, IdleTimeout: -1, MaxIdleTime: -1, CleanupInterval: -1, DrainTimeout: -1,
-		MaxBlockSize: -1, MaxConcurrentConns: -1, MaxRequestsPerConn: -1, BufferPoolSize: 63, CompressMinSize: -1, MaxMemoryUsage: 1,
+		MaxBlockSize: -1, MaxConcurrentConns: -1, MaxConnsPerPeer: -1, MaxRequestsPerConn: -1, BufferPoolSize: 63, CompressMinSize: -1, MaxMemoryUsage: 1,
 		MethodLimits: Limits{Concurrent: -1, Queue: -2, Burst: -1, QueueTime: -1, Rate: -1}, PeerLimits: Limits{Concurrent: -1},
 	}
 	err := bad.Validate()
@@ -603,7 +620,7 @@ func TestValidateReportsAllFaultsTogether(t *testing.T) {
 		t.Fatal("valid")
 	}
 	for _, field := range []string{"ReadTimeout", "WriteTimeout", "ConnectTimeout", "IdleTimeout", "MaxIdleTime", "CleanupInterval", "DrainTimeout",
-		"MaxBlockSize", "MaxConcurrentConns", "MaxRequestsPerConn", "BufferPoolSize", "CompressMinSize", "MaxMemoryUsage", "MethodLimits.Concurrent",
+		"MaxBlockSize", "MaxConcurrentConns", "MaxConnsPerPeer", "MaxRequestsPerConn", "BufferPoolSize", "CompressMinSize", "MaxMemoryUsage", "MethodLimits.Concurrent",
 		"MethodLimits.Queue", "MethodLimits.Burst", "MethodLimits.QueueTime", "MethodLimits.Rate", "PeerLimits.Concurrent"} {
 		if !strings.Contains(err.Error(), field+" is ") {
 			t.Errorf("%s is not named", field)

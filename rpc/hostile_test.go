@@ -543,7 +543,7 @@ func TestHeaderOnlyStreams(t *testing.T) {
 	const bareID = "/kith-test-bare"
 	heap := func(wire string) int64 {
 		a, b := tcpHosts(t)
-		s := newServer(t, b, &ServerConfig{MaxConcurrentConns: 2 * streams, PeerLimits: Limits{Concurrent: 2 * streams}, MethodLimits: Limits{Concurrent: 2 * streams},
+		s := newServer(t, b, &ServerConfig{MaxConcurrentConns: 2 * streams, MaxConnsPerPeer: 2 * streams, PeerLimits: Limits{Concurrent: 2 * streams}, MethodLimits: Limits{Concurrent: 2 * streams},
 			ReadTimeout: time.Hour, ConnectTimeout: time.Hour})
 		startEcho(t, s)
 		var waiting atomic.Int64

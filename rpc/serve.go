@@ -72,7 +72,7 @@ func (s *Server) serveFramed(c *stream.Conn) {
 	l.squeeze.on, l.squeeze.min = s.cfg.EnableCompression, s.cfg.CompressMinSize
 	if !s.add(l) {
 		b := appendGoaway(nil, goaway{code: CodeResourceExhausted, retryAfter: busyRetryAfter,
-			message: fmt.Sprintf("this peer serves %d streams at a time, and does", s.cfg.MaxConcurrentConns)})
+			message: fmt.Sprintf("this peer serves %d streams at a time, %d of one peer, and does", s.cfg.MaxConcurrentConns, s.cfg.MaxConnsPerPeer)})
 		_ = c.SetWriteDeadline(time.Now().Add(time.Second)) // a new stream has a window: this does not block
 		_ = l.send(kindGoaway, 0, 0, b)
 		_ = c.Close()

@@ -243,7 +243,7 @@ func (s *Server) add(l *serverLink) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	ps := s.peers[l.peer]
-	if s.stopped || len(s.links) >= s.cfg.MaxConcurrentConns {
+	if s.stopped || len(s.links) >= s.cfg.MaxConcurrentConns || ps != nil && ps.links >= s.cfg.MaxConnsPerPeer {
 		s.turnedAway.Add(1)
 		return false
 	}
