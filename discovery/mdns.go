@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"sync"
+	"time"
 
 	"github.com/kith-p2p/kith/addrbook"
 	"github.com/kith-p2p/kith/address"
@@ -25,7 +27,9 @@ const (
 	// Anybody on the network can announce anything, so what is believed is
 	// bounded: this many peers, this many addresses each.
 	maxPeers = 256
-	maxAddrs = 8
+	// forgetPeers is after how long a peer may be forgotten for another one.
+	forgetPeers = 10 * time.Minute
+	maxAddrs    = 8
 )
 
 // MDNS announces the host on the local network (RFC 6762) and calls found for
@@ -36,7 +40,7 @@ const (
 // when nothing runs any more. It fails where there is no interface that can
 // multicast.
 func MDNS(h host.Host, log *slog.Logger, found func(peer.AddrInfo)) (io.Closer, error) {
-	n := &notifee{self: h.ID(), log: log, found: found, seen: map[peer.ID]struct{}{}}
+	n := &notifee{self: h.ID(), log: log, found: found, seen: map[peer.ID]time.Time{}}
 	s := mdns.NewMdnsService(h, ServiceName, n)
 	if err := s.Start(); err != nil {
 		return nil, errors.Join(fmt.Errorf("discovery: mDNS: %w", err), s.Close())
@@ -82,8 +86,8 @@ type notifee struct {
 	log   *slog.Logger
 	found func(peer.AddrInfo)
 
-	mu   sync.Mutex // guards seen
-	seen map[peer.ID]struct{}
+	mu   sync.Mutex            // guards seen
+	seen map[peer.ID]time.Time // since when
 }
 
 // HandlePeerFound is called by the mDNS service for each answer.
@@ -94,9 +98,13 @@ func (n *notifee) HandlePeerFound(p peer.AddrInfo) {
 	}
 	n.mu.Lock()
 	_, known := n.seen[p.ID]
+	now := time.Now()
+	if !known && len(n.seen) >= maxPeers { // so that made-up ones do not deafen us for ever
+		maps.DeleteFunc(n.seen, func(_ peer.ID, since time.Time) bool { return now.Sub(since) > forgetPeers })
+	}
 	full := len(n.seen) >= maxPeers
 	if !known && !full {
-		n.seen[p.ID] = struct{}{}
+		n.seen[p.ID] = now
 	}
 	n.mu.Unlock()
 	if !known && full {

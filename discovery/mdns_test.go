@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"log/slog"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/kith-p2p/kith/addrbook"
 	"github.com/kith-p2p/kith/address"
@@ -15,7 +17,7 @@ import (
 func TestOnlyAddressesOfThisNetwork(t *testing.T) {
 	self, other := newID(t), newID(t)
 	var got []peer.AddrInfo
-	n := &notifee{self: self, log: slog.New(slog.DiscardHandler), seen: map[peer.ID]struct{}{}, found: func(p peer.AddrInfo) { got = append(got, p) }}
+	n := &notifee{self: self, log: slog.New(slog.DiscardHandler), seen: map[peer.ID]time.Time{}, found: func(p peer.AddrInfo) { got = append(got, p) }}
 	n.HandlePeerFound(peer.AddrInfo{ID: other, Addrs: []ma.Multiaddr{
 		ma.StringCast("/ip4/192.168.1.5/tcp/4001"),
 		ma.StringCast("/ip4/8.8.8.8/tcp/4001"),                                     // a victim elsewhere
@@ -46,7 +48,7 @@ func TestOnlyAddressesOfThisNetwork(t *testing.T) {
 // peers may still change their addresses when the cap is reached.
 func TestAnnouncementsAreCapped(t *testing.T) {
 	count := 0
-	n := &notifee{self: newID(t), log: slog.New(slog.DiscardHandler), seen: map[peer.ID]struct{}{}, found: func(p peer.AddrInfo) {
+	n := &notifee{self: newID(t), log: slog.New(slog.DiscardHandler), seen: map[peer.ID]time.Time{}, found: func(p peer.AddrInfo) {
 		count++
 		if len(p.Addrs) > maxAddrs {
 			t.Fatalf("%d addresses", len(p.Addrs))
@@ -67,6 +69,29 @@ func TestAnnouncementsAreCapped(t *testing.T) {
 	if n.HandlePeerFound(first); count != maxPeers+1 {
 		t.Fatal("a known peer can no longer change its addresses")
 	}
+}
+
+// Made-up announcements deafened a node for as long as it ran.
+func TestRegressionAnnouncementsDeafenForEver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		heard := map[peer.ID]bool{}
+		n := &notifee{self: newID(t), log: slog.New(slog.DiscardHandler), seen: map[peer.ID]time.Time{}, found: func(p peer.AddrInfo) { heard[p.ID] = true }}
+		say := func() peer.ID {
+			id := newID(t)
+			n.HandlePeerFound(peer.AddrInfo{ID: id, Addrs: []ma.Multiaddr{ma.StringCast("/ip4/10.0.0.1/tcp/4001")}})
+			return id
+		}
+		for range maxPeers {
+			say()
+		}
+		if heard[say()] {
+			t.Error("more than may be")
+		}
+		time.Sleep(forgetPeers + time.Second)
+		if !heard[say()] {
+			t.Error("still deaf")
+		}
+	})
 }
 
 // An announcement becomes addresses that the book takes from mDNS.

@@ -115,6 +115,15 @@ func (s *Service) PublishBytes(ctx context.Context, topic string, data []byte) e
 	if s.o.Key.IsZero() {
 		return ErrNoKey
 	}
+	own := &message{name: topic, from: s.self, data: data, author: s.self, authorPeer: s.o.Key.Public().PeerID()}
+	t := s.topic(topic)
+	if t != nil {
+		if kind := t.kind.Load(); kind != nil { // others would hold it against us
+			if _, err := own.decode(*kind); err != nil {
+				return fmt.Errorf("dispatch: the data is no message of the topic's type: %w", err)
+			}
+		}
+	}
 	at, author := s.relays.stamp(), s.o.Key.Public().Bytes()
 	sig, err := s.o.Key.SignContext(signContext, signedBytes(topic, at, data))
 	if err != nil {
@@ -122,8 +131,8 @@ func (s *Service) PublishBytes(ctx context.Context, topic string, data []byte) e
 	}
 	id := topicID(topic, author, at, data)
 	s.relays.add(id)
-	if s.topic(topic) != nil { // a full inbox counts it
-		_ = s.d.Put(&message{name: topic, from: s.self, data: data, author: s.self, authorPeer: s.o.Key.Public().PeerID()})
+	if t != nil { // a full inbox counts it
+		_ = s.d.Put(own)
 	}
 	e := &dispatchv1.Envelope{Kind: dispatchv1.Kind_KIND_TOPIC, Type: topic, Author: author, Time: at, Signature: sig}
 	s.squeeze.pack(e, data)

@@ -178,7 +178,8 @@ func TestRegressionOpenedOnADyingLink(t *testing.T) {
 }
 
 // The peer does not come back: the connection ends with the reason, after the
-// wait and not before, and Cut ends the second attempt.
+// wait and not before, and Cut ends the second attempt. (When whoever answered at
+// the peer's address hung up, the error held an io.EOF, and was taken for one.)
 func TestDyingLinkAndNoOtherOne(t *testing.T) {
 	for name, cut := range map[string]bool{"waits in vain": false, "is cut": true} {
 		t.Run(name, func(t *testing.T) {

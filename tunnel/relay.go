@@ -2,7 +2,6 @@ package tunnel
 
 import (
 	"context"
-	"errors"
 	"io"
 	"sync/atomic"
 	"time"
@@ -80,7 +79,7 @@ func (r *relay) half(dst, src end, count *atomic.Uint64, limit *rate.Limiter) {
 		}
 		switch {
 		case err == nil:
-		case errors.Is(err, io.EOF):
+		case err == io.EOF: // and no error that holds one, such as that of a dial that was hung up on
 			dst.CloseWrite() // if the reader is gone already, its own direction says why
 			return
 		default:
