@@ -134,7 +134,7 @@ func TestMDNS(t *testing.T) {
 		eventually(t, n.node.name+" has not found the other", func() error {
 			var answer struct{ Peers []peer }
 			n.node.ask(t, &answer, "peers")
-			if !slices.ContainsFunc(answer.Peers, func(p peer) bool { return p.PeerID == n.other.id && p.Source == "mdns" }) {
+			if !slices.ContainsFunc(answer.Peers, func(p peer) bool { return p.PeerID == n.other.id && (p.Source == "mdns" || p.Connected) }) {
 				return fmt.Errorf("peers: %+v", answer.Peers)
 			}
 			return nil
