@@ -76,7 +76,7 @@ var openToAll = []string{"internal/wire", "internal/backoff", "internal/race", "
 var testsMayImport = map[string][]string{
 	"stream":          {"internal/host"},
 	"tunnel":          {"internal/host"},
-	".":               {"internal/host"},
+	".":               {"internal/host", "p2p/mconn"},
 	"daemon":          {"internal/host"},
 	"peers":           {"stream", "internal/host"},
 	"transport":       {"stream", "internal/host"},
