@@ -28,31 +28,38 @@ func First[A any, C io.Closer](ctx context.Context, addrs []A, dial func(context
 	}
 	results := make(chan result)
 	errs = make([]error, len(addrs))
-	next := time.NewTimer(0)
+	next := time.NewTimer(Stagger)
 	defer next.Stop()
-	for started, running := 0, 0; ; {
-		var start <-chan time.Time
-		if started < len(addrs) && !won && ctx.Err() == nil {
-			start = next.C
-		} else if running == 0 {
-			return winner, won, errs
-		}
-		select {
-		case <-start:
+	for started, running, due := 0, 0, true; ; {
+		more := started < len(addrs) && !won && ctx.Err() == nil
+		if more && due {
 			at := started
 			started++
 			running++
+			due = false
 			go func() {
 				c, err := dial(ctx, addrs[at])
 				results <- result{at, c, err}
 			}()
 			next.Reset(Stagger)
+			continue
+		}
+		if running == 0 { // none failed that another would follow
+			return winner, won, errs
+		}
+		var wait <-chan time.Time
+		if more {
+			wait = next.C
+		}
+		select {
+		case <-wait:
+			due = true
 		case r := <-results:
 			running--
 			switch {
 			case r.err != nil:
 				errs[r.at] = r.err
-				next.Reset(0)
+				due = true
 			case won:
 				_ = r.conn.Close()
 			default:
