@@ -13,11 +13,11 @@ import (
 )
 
 // acceptWith makes the only accept loop call f.
-func acceptWith(f func(stopped <-chan struct{}) (*stubConn, error)) func(*rig) {
+func acceptWith(f func(stopped <-chan struct{}) (*fakeConn, error)) func(*rig) {
 	return func(r *rig) {
 		stopped := make(chan struct{})
 		r.cfg.Stop = func() { close(stopped) }
-		r.cfg.Accept = []func() (*stubConn, error){func() (*stubConn, error) { return f(stopped) }}
+		r.cfg.Accept = []func() (*fakeConn, error){func() (*fakeConn, error) { return f(stopped) }}
 	}
 }
 
@@ -38,7 +38,7 @@ func TestRegressionFailingListenerSpins(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			var calls, failed, good atomic.Int64
 			bubble(t, func(r *rig) {
-				acceptWith(func(stopped <-chan struct{}) (*stubConn, error) {
+				acceptWith(func(stopped <-chan struct{}) (*fakeConn, error) {
 					n := calls.Add(1)
 					select {
 					case <-stopped:
@@ -54,7 +54,7 @@ func TestRegressionFailingListenerSpins(t *testing.T) {
 						return nil, emfile
 					}
 					good.Add(1)
-					return newStub("192.0.2.1", ""), nil
+					return newFake("192.0.2.1", ""), nil
 				})(r)
 				r.cfg.Rand = func() float64 { return c.rand }
 			}, func(r *rig) {
@@ -83,7 +83,7 @@ func TestRegressionFailingListenerSpins(t *testing.T) {
 func TestAcceptLoopEnds(t *testing.T) {
 	for _, end := range []error{io.EOF, net.ErrClosed, fmt.Errorf("accept tcp: %w", net.ErrClosed)} {
 		var calls atomic.Int64
-		bubble(t, acceptWith(func(<-chan struct{}) (*stubConn, error) {
+		bubble(t, acceptWith(func(<-chan struct{}) (*fakeConn, error) {
 			calls.Add(1)
 			return nil, end
 		}), func(r *rig) {
@@ -114,7 +114,7 @@ func TestRegressionRunWithoutHandlerReturns(t *testing.T) {
 	var stopped atomic.Bool
 	bubble(t, func(r *rig) {
 		r.cfg.Connected = nil
-		r.cfg.Accept = []func() (*stubConn, error){func() (*stubConn, error) { calls.Add(1); select {} }}
+		r.cfg.Accept = []func() (*fakeConn, error){func() (*fakeConn, error) { calls.Add(1); select {} }}
 		r.cfg.Stop = func() { stopped.Store(true) }
 	}, func(r *rig) {
 		r.start()
@@ -131,14 +131,14 @@ func TestRegressionRunWithoutHandlerReturns(t *testing.T) {
 func TestShedding(t *testing.T) {
 	bubble(t, func(r *rig) { r.cfg.Limits.Inbound.Total = 2 }, func(r *rig) {
 		r.start()
-		var all []*stubConn
+		var all []*fakeConn
 		for range 1000 {
-			c := newStub("192.0.2.1", "")
+			c := newFake("192.0.2.1", "")
 			r.accept <- c
 			all = append(all, c)
 		}
 		r.wait()
-		open := slices.DeleteFunc(slices.Clone(all), (*stubConn).isClosed)
+		open := slices.DeleteFunc(slices.Clone(all), (*fakeConn).isClosed)
 		if len(open) != 2 || len(r.conns()) != 2 {
 			t.Errorf("%d open, %d announced", len(open), len(r.conns()))
 		}
@@ -147,7 +147,7 @@ func TestShedding(t *testing.T) {
 			t.Errorf("%+v", s)
 		}
 		r.conns()[0].Close()
-		r.accept <- newStub("192.0.2.2", "")
+		r.accept <- newFake("192.0.2.2", "")
 		r.wait()
 		if len(r.conns()) != 3 {
 			t.Error("no place for the next one")
@@ -160,7 +160,7 @@ func TestShedding(t *testing.T) {
 func TestAdmit(t *testing.T) {
 	bubble(t, func(r *rig) {
 		r.cfg.Limits.Inbound.Total = 1
-		r.cfg.Establish = func(ctx context.Context, c *stubConn, _ EstablishInfo[string]) error {
+		r.cfg.Establish = func(ctx context.Context, c *fakeConn, _ EstablishInfo[string]) error {
 			switch c.id {
 			case "slow":
 				<-c.closed
@@ -174,7 +174,7 @@ func TestAdmit(t *testing.T) {
 		if _, err := r.e.Admit(r.t.Context(), nil); err != ErrNoConnection {
 			t.Error(err)
 		}
-		c, err := r.e.Admit(r.t.Context(), newStub("192.0.2.1", ""))
+		c, err := r.e.Admit(r.t.Context(), newFake("192.0.2.1", ""))
 		if err != nil {
 			r.t.Fatal(err)
 		}
@@ -182,7 +182,7 @@ func TestAdmit(t *testing.T) {
 		if got := r.conns(); len(got) != 1 || got[0] != c || c.Direction() != Inbound || c.Kind() != KindInbound {
 			t.Errorf("%v", got)
 		}
-		refused := newStub("192.0.2.1", "")
+		refused := newFake("192.0.2.1", "")
 		_, err = r.e.Admit(r.t.Context(), refused)
 		if refusal, ok := errors.AsType[*Refusal](err); !ok || refusal.Rule != RuleDirection || refused.closes.Load() != 1 {
 			t.Error(err)
@@ -195,20 +195,20 @@ func TestAdmit(t *testing.T) {
 			t.Errorf("%q", r.history())
 		}
 		r.start()
-		bad := newStub("192.0.2.1", "bad")
+		bad := newFake("192.0.2.1", "bad")
 		if _, err := r.e.Admit(r.t.Context(), bad); err != errHungUp || bad.closes.Load() != 1 {
 			t.Error(err)
 		}
 		ctx, cancel := context.WithTimeout(r.t.Context(), time.Second)
 		defer cancel()
-		slow, start := newStub("192.0.2.1", "slow"), time.Now()
+		slow, start := newFake("192.0.2.1", "slow"), time.Now()
 		if _, err := r.e.Admit(ctx, slow); err != context.DeadlineExceeded || slow.closes.Load() != 1 || time.Since(start) != time.Second {
 			t.Error(err)
 		}
 		// Stop waits for an Admit in progress, and ends it.
 		got := make(chan error)
 		go func() {
-			_, err := r.e.Admit(context.Background(), newStub("192.0.2.1", "slow"))
+			_, err := r.e.Admit(context.Background(), newFake("192.0.2.1", "slow"))
 			got <- err
 		}()
 		r.wait()

@@ -33,7 +33,7 @@ func TestConcurrentCloseHappensOnce(t *testing.T) {
 func TestCloseReturnsTheConnectionsError(t *testing.T) {
 	bubble(t, nil, func(r *rig) {
 		r.start()
-		raw := newStub("192.0.2.1", "")
+		raw := newFake("192.0.2.1", "")
 		r.accept <- raw
 		r.wait()
 		raw.Close() // against the rules

@@ -11,7 +11,7 @@ import (
 
 // dialsHang makes every dial wait for its context.
 func dialsHang(r *rig) {
-	r.cfg.Dial = func(ctx context.Context, _ string) (*stubConn, error) {
+	r.cfg.Dial = func(ctx context.Context, _ string) (*fakeConn, error) {
 		<-ctx.Done()
 		return nil, ctx.Err()
 	}
@@ -101,7 +101,7 @@ func TestMaxDials(t *testing.T) {
 func TestHandshakesAreDials(t *testing.T) {
 	bubble(t, func(r *rig) {
 		r.cfg.MaxDials, r.cfg.EstablishTimeout = 1, time.Second
-		r.cfg.Establish = func(ctx context.Context, c *stubConn, i EstablishInfo[string]) error {
+		r.cfg.Establish = func(ctx context.Context, c *fakeConn, i EstablishInfo[string]) error {
 			if i.Dial.Tag == 1 {
 				return nil
 			}
@@ -147,7 +147,7 @@ func TestGateRefusesDials(t *testing.T) {
 			return ip
 		}
 		dial := r.cfg.Dial
-		r.cfg.Dial = func(ctx context.Context, target string) (*stubConn, error) {
+		r.cfg.Dial = func(ctx context.Context, target string) (*fakeConn, error) {
 			if target == "name" {
 				target = "192.0.2.1" // known only now
 			}
@@ -176,14 +176,14 @@ func TestGateRefusesDials(t *testing.T) {
 // Drop ends what matches, in whatever phase it is, with the cause.
 func TestDrop(t *testing.T) {
 	bubble(t, func(r *rig) {
-		r.cfg.Dial = func(ctx context.Context, target string) (*stubConn, error) {
+		r.cfg.Dial = func(ctx context.Context, target string) (*fakeConn, error) {
 			if target == "hangs" {
 				<-ctx.Done()
 				return nil, errors.New("cancelled")
 			}
-			return newStub(target, ""), nil
+			return newFake(target, ""), nil
 		}
-		r.cfg.Establish = func(ctx context.Context, c *stubConn, i EstablishInfo[string]) error {
+		r.cfg.Establish = func(ctx context.Context, c *fakeConn, i EstablishInfo[string]) error {
 			if c.ip.String() == "192.0.2.2" {
 				<-c.closed
 				return errors.New("closed under the handshake")
@@ -194,7 +194,7 @@ func TestDrop(t *testing.T) {
 		r.p.dial("hangs", "192.0.2.2", "192.0.2.3", "192.0.2.4")
 		r.start()
 		r.wait()
-		r.accept <- newStub("192.0.2.9", "")
+		r.accept <- newFake("192.0.2.9", "")
 		r.wait()
 		if n := r.e.Drop(func(d Dial[string]) bool { return d.Tag <= 3 }, errHungUp); n != 3 {
 			t.Errorf("dropped %d", n)
@@ -263,7 +263,7 @@ func TestCloseByNumber(t *testing.T) {
 		r.p.dial("a")
 		r.start()
 		r.wait()
-		r.accept <- newStub("192.0.2.9", "")
+		r.accept <- newFake("192.0.2.9", "")
 		r.wait()
 		for _, id := range []uint64{1, 2} {
 			if !r.e.Close(id, errHungUp) {
@@ -288,10 +288,10 @@ func TestCloseByNumber(t *testing.T) {
 // at once; its place among the dials is not free before it returns, and what it
 // brings then is closed.
 func TestDialThatCannotBeCancelled(t *testing.T) {
-	late := newStub("192.0.2.1", "")
+	late := newFake("192.0.2.1", "")
 	bubble(t, func(r *rig) {
 		r.cfg.MaxDials, r.cfg.DialTimeout = 2, 10*time.Second
-		r.cfg.Dial = func(ctx context.Context, target string) (*stubConn, error) {
+		r.cfg.Dial = func(ctx context.Context, target string) (*fakeConn, error) {
 			time.Sleep(time.Minute)
 			if target == "late" {
 				late.closed = make(chan struct{}) // of this bubble
@@ -331,7 +331,7 @@ func TestDialThatCannotBeCancelled(t *testing.T) {
 // Neither a connection nor an error is an error.
 func TestDialThatReturnsNothing(t *testing.T) {
 	bubble(t, func(r *rig) {
-		r.cfg.Dial = func(context.Context, string) (*stubConn, error) { return nil, nil }
+		r.cfg.Dial = func(context.Context, string) (*fakeConn, error) { return nil, nil }
 	}, func(r *rig) {
 		r.p.dial("a")
 		r.start()

@@ -59,6 +59,10 @@ type EngineConfig[A any, C io.Closer] struct {
 	// Connected and Disconnected are each called once; an error closes the
 	// connection and is the cause of Ended. It must not block. Nil: all.
 	Admit func(C, EstablishInfo[A]) error
+	// Refused is told of a connection that the limits refuse after its Establish,
+	// before it is closed: the time for a last word to the other side. It must not
+	// block. Nil: nothing.
+	Refused func(C, *Refusal)
 	// Connected and Disconnected announce a connection. For one connection they
 	// run one after another on one goroutine, Connected always first; a call
 	// that blocks delays only its own connection. Disconnected is called after

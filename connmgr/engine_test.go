@@ -16,42 +16,42 @@ import (
 
 // Every fault of a configuration is named, at once.
 func TestNewEngineNamesEveryFault(t *testing.T) {
-	var none EngineConfig[string, *stubConn]
+	var none EngineConfig[string, *fakeConn]
 	if _, err := NewEngine(none); !errors.Is(err, ErrDialNil) || !errors.Is(err, ErrPolicyNil) {
 		t.Errorf("of nothing: %v", err)
 	}
-	good := func() EngineConfig[string, *stubConn] {
-		return EngineConfig[string, *stubConn]{
-			Policy: &stubPolicy{}, Dial: func(context.Context, string) (*stubConn, error) { return nil, nil },
-			RemoteIP: func(*stubConn) netip.Addr { return netip.Addr{} }, Identify: func(*stubConn) string { return "" },
+	good := func() EngineConfig[string, *fakeConn] {
+		return EngineConfig[string, *fakeConn]{
+			Policy: &fakePolicy{}, Dial: func(context.Context, string) (*fakeConn, error) { return nil, nil },
+			RemoteIP: func(*fakeConn) netip.Addr { return netip.Addr{} }, Identify: func(*fakeConn) string { return "" },
 		}
 	}
-	for field, spoil := range map[string]func(*EngineConfig[string, *stubConn]){
-		"Accept":                    func(c *EngineConfig[string, *stubConn]) { c.Accept = make([]func() (*stubConn, error), 1) },
-		"DialTimeout":               func(c *EngineConfig[string, *stubConn]) { c.DialTimeout = -1 },
-		"EstablishTimeout":          func(c *EngineConfig[string, *stubConn]) { c.EstablishTimeout = -1 },
-		"MaxDials":                  func(c *EngineConfig[string, *stubConn]) { c.MaxDials = -1 },
-		"Limits.Total":              func(c *EngineConfig[string, *stubConn]) { c.Limits.Total = -2 },
-		"Limits.Inbound.Total":      func(c *EngineConfig[string, *stubConn]) { c.Limits.Inbound.Total = math.MinInt },
-		"Limits.Inbound.PerHost":    func(c *EngineConfig[string, *stubConn]) { c.Limits.Inbound.PerHost = -2 },
-		"Limits.Inbound.PerPrefix":  func(c *EngineConfig[string, *stubConn]) { c.Limits.Inbound.PerPrefix = -2 },
-		"Limits.Inbound.PerGroup":   func(c *EngineConfig[string, *stubConn]) { c.Limits.Inbound.PerGroup = -2 },
-		"Limits.Outbound.Total":     func(c *EngineConfig[string, *stubConn]) { c.Limits.Outbound.Total = -2 },
-		"Limits.Outbound.PerHost":   func(c *EngineConfig[string, *stubConn]) { c.Limits.Outbound.PerHost = -2 },
-		"Limits.Outbound.PerPrefix": func(c *EngineConfig[string, *stubConn]) { c.Limits.Outbound.PerPrefix = -2 },
-		"Limits.Outbound.PerGroup":  func(c *EngineConfig[string, *stubConn]) { c.Limits.Outbound.PerGroup = -2 },
-		"Limits.Pending":            func(c *EngineConfig[string, *stubConn]) { c.Limits.Pending = -2 },
-		"Limits.PendingPerHost":     func(c *EngineConfig[string, *stubConn]) { c.Limits.PendingPerHost = -2 },
-		"Limits.Rate":               func(c *EngineConfig[string, *stubConn]) { c.Limits.Rate = math.NaN() },
-		"Limits.Burst":              func(c *EngineConfig[string, *stubConn]) { c.Limits.Burst = -1 },
-		"Limits.Sources":            func(c *EngineConfig[string, *stubConn]) { c.Limits.Sources = math.MaxInt },
-		"Limits.FloodRate":          func(c *EngineConfig[string, *stubConn]) { c.Limits.FloodRate = -1 },
-		"Limits.FloodMax":           func(c *EngineConfig[string, *stubConn]) { c.Limits.FloodRate, c.Limits.FloodMax = 5, 5 },
-		"RemoteIP": func(c *EngineConfig[string, *stubConn]) {
+	for field, spoil := range map[string]func(*EngineConfig[string, *fakeConn]){
+		"Accept":                    func(c *EngineConfig[string, *fakeConn]) { c.Accept = make([]func() (*fakeConn, error), 1) },
+		"DialTimeout":               func(c *EngineConfig[string, *fakeConn]) { c.DialTimeout = -1 },
+		"EstablishTimeout":          func(c *EngineConfig[string, *fakeConn]) { c.EstablishTimeout = -1 },
+		"MaxDials":                  func(c *EngineConfig[string, *fakeConn]) { c.MaxDials = -1 },
+		"Limits.Total":              func(c *EngineConfig[string, *fakeConn]) { c.Limits.Total = -2 },
+		"Limits.Inbound.Total":      func(c *EngineConfig[string, *fakeConn]) { c.Limits.Inbound.Total = math.MinInt },
+		"Limits.Inbound.PerHost":    func(c *EngineConfig[string, *fakeConn]) { c.Limits.Inbound.PerHost = -2 },
+		"Limits.Inbound.PerPrefix":  func(c *EngineConfig[string, *fakeConn]) { c.Limits.Inbound.PerPrefix = -2 },
+		"Limits.Inbound.PerGroup":   func(c *EngineConfig[string, *fakeConn]) { c.Limits.Inbound.PerGroup = -2 },
+		"Limits.Outbound.Total":     func(c *EngineConfig[string, *fakeConn]) { c.Limits.Outbound.Total = -2 },
+		"Limits.Outbound.PerHost":   func(c *EngineConfig[string, *fakeConn]) { c.Limits.Outbound.PerHost = -2 },
+		"Limits.Outbound.PerPrefix": func(c *EngineConfig[string, *fakeConn]) { c.Limits.Outbound.PerPrefix = -2 },
+		"Limits.Outbound.PerGroup":  func(c *EngineConfig[string, *fakeConn]) { c.Limits.Outbound.PerGroup = -2 },
+		"Limits.Pending":            func(c *EngineConfig[string, *fakeConn]) { c.Limits.Pending = -2 },
+		"Limits.PendingPerHost":     func(c *EngineConfig[string, *fakeConn]) { c.Limits.PendingPerHost = -2 },
+		"Limits.Rate":               func(c *EngineConfig[string, *fakeConn]) { c.Limits.Rate = math.NaN() },
+		"Limits.Burst":              func(c *EngineConfig[string, *fakeConn]) { c.Limits.Burst = -1 },
+		"Limits.Sources":            func(c *EngineConfig[string, *fakeConn]) { c.Limits.Sources = math.MaxInt },
+		"Limits.FloodRate":          func(c *EngineConfig[string, *fakeConn]) { c.Limits.FloodRate = -1 },
+		"Limits.FloodMax":           func(c *EngineConfig[string, *fakeConn]) { c.Limits.FloodRate, c.Limits.FloodMax = 5, 5 },
+		"RemoteIP": func(c *EngineConfig[string, *fakeConn]) {
 			c.RemoteIP, c.Limits.Inbound.PerHost = nil, 1
 			c.Limits.Outbound.PerGroup = 1
 		},
-		"Identify": func(c *EngineConfig[string, *stubConn]) { c.Identify, c.Limits.RefuseDuplicates = nil, true },
+		"Identify": func(c *EngineConfig[string, *fakeConn]) { c.Identify, c.Limits.RefuseDuplicates = nil, true },
 	} {
 		cfg := good()
 		if _, err := NewEngine(cfg); err != nil {
@@ -136,7 +136,7 @@ func TestLifeOfAnOutboundConnection(t *testing.T) {
 func TestConnectedMayBlock(t *testing.T) {
 	bubble(t, func(r *rig) {
 		connected := r.cfg.Connected
-		r.cfg.Connected = func(c *Conn[string, *stubConn]) {
+		r.cfg.Connected = func(c *Conn[string, *fakeConn]) {
 			connected(c)
 			<-c.Raw().closed
 			time.Sleep(time.Second)
@@ -146,7 +146,7 @@ func TestConnectedMayBlock(t *testing.T) {
 		}
 	}, func(r *rig) {
 		r.start()
-		r.accept <- newStub("192.0.2.1", "")
+		r.accept <- newFake("192.0.2.1", "")
 		r.wait()
 		c := r.conns()[0]
 		c.Close()
@@ -168,14 +168,14 @@ func TestConnectedMayBlock(t *testing.T) {
 // Stopping cancels, closes and waits; nothing runs afterwards.
 func TestStop(t *testing.T) {
 	bubble(t, func(r *rig) {
-		r.cfg.Dial = func(ctx context.Context, target string) (*stubConn, error) {
+		r.cfg.Dial = func(ctx context.Context, target string) (*fakeConn, error) {
 			if target == "hangs" {
 				<-ctx.Done()
 				return nil, ctx.Err()
 			}
-			return newStub(target, ""), nil
+			return newFake(target, ""), nil
 		}
-		r.cfg.Establish = func(ctx context.Context, c *stubConn, info EstablishInfo[string]) error {
+		r.cfg.Establish = func(ctx context.Context, c *fakeConn, info EstablishInfo[string]) error {
 			if c.id == "mute" {
 				<-c.closed // a read that only closing ends
 				return io.ErrUnexpectedEOF
@@ -185,7 +185,7 @@ func TestStop(t *testing.T) {
 	}, func(r *rig) {
 		r.p.dial("192.0.2.1", "hangs")
 		r.start()
-		mute, talks := newStub("192.0.2.2", "mute"), newStub("192.0.2.3", "")
+		mute, talks := newFake("192.0.2.2", "mute"), newFake("192.0.2.3", "")
 		r.accept <- mute
 		r.accept <- talks
 		r.wait()
@@ -228,7 +228,7 @@ func TestEveryMethodInEveryPhase(t *testing.T) {
 			}
 		}
 		all("new", 0)
-		early, err := r.e.Admit(r.t.Context(), newStub("192.0.2.1", ""))
+		early, err := r.e.Admit(r.t.Context(), newFake("192.0.2.1", ""))
 		if err != nil {
 			r.t.Fatal(err)
 		}
@@ -249,7 +249,7 @@ func TestEveryMethodInEveryPhase(t *testing.T) {
 		if err := r.e.Run(r.t.Context()); err != ErrAlreadyRun {
 			t.Errorf("Run after the end: %v", err)
 		}
-		late := newStub("192.0.2.2", "")
+		late := newFake("192.0.2.2", "")
 		if _, err := r.e.Admit(r.t.Context(), late); err != ErrStopped || !late.isClosed() {
 			t.Errorf("Admit after the end: %v, closed %v", err, late.isClosed())
 		}
@@ -269,7 +269,7 @@ func TestEveryMethodInEveryPhase(t *testing.T) {
 func TestRunWithAContextThatIsOver(t *testing.T) {
 	bubble(t, nil, func(r *rig) {
 		r.p.dial("192.0.2.1")
-		c, err := r.e.Admit(r.t.Context(), newStub("192.0.2.9", ""))
+		c, err := r.e.Admit(r.t.Context(), newFake("192.0.2.9", ""))
 		if err != nil {
 			r.t.Fatal(err)
 		}
@@ -290,17 +290,17 @@ func TestRunNamesWhatItWaitsFor(t *testing.T) {
 		r.cfg.Logger = slog.New(slog.NewTextHandler(&out, nil))
 		release := make(chan struct{})
 		time.AfterFunc(2*time.Minute, func() { close(release) })
-		r.cfg.Connected = func(c *Conn[string, *stubConn]) { <-release }
-		r.cfg.Dial = func(context.Context, string) (*stubConn, error) {
+		r.cfg.Connected = func(c *Conn[string, *fakeConn]) { <-release }
+		r.cfg.Dial = func(context.Context, string) (*fakeConn, error) {
 			<-release
-			return newStub("192.0.2.9", ""), nil
+			return newFake("192.0.2.9", ""), nil
 		}
 	}, func(r *rig) {
 		r.p.dial("anywhere")
 		r.start()
 		r.wait() // so that it is number 1
 		for range 15 {
-			r.accept <- newStub("192.0.2.1", "")
+			r.accept <- newFake("192.0.2.1", "")
 		}
 		r.wait()
 		start := time.Now()
@@ -368,9 +368,9 @@ func TestCallbacksMayCallTheEngine(t *testing.T) {
 			}
 		}
 		r.p.onNext = func() { r.e.Inspect(); r.e.Wake() }
-		r.cfg.Connected = func(c *Conn[string, *stubConn]) { c.Close(); r.e.Inspect(); r.e.Close(c.ID(), nil) }
-		r.cfg.Disconnected = func(c *Conn[string, *stubConn], _ error) { c.Close(); r.e.Drop(nil, nil) }
-		r.cfg.Admit = func(*stubConn, EstablishInfo[string]) error { r.e.Inspect(); return nil }
+		r.cfg.Connected = func(c *Conn[string, *fakeConn]) { c.Close(); r.e.Inspect(); r.e.Close(c.ID(), nil) }
+		r.cfg.Disconnected = func(c *Conn[string, *fakeConn], _ error) { c.Close(); r.e.Drop(nil, nil) }
+		r.cfg.Admit = func(*fakeConn, EstablishInfo[string]) error { r.e.Inspect(); return nil }
 		r.cfg.Now = time.Now
 		r.cfg.Group = func(ip netip.Addr) string { return "all" }
 	}, func(r *rig) {
@@ -385,7 +385,7 @@ func TestCallbacksMayCallTheEngine(t *testing.T) {
 			}
 		}
 		r.start()
-		r.accept <- newStub("192.0.2.4", "")
+		r.accept <- newFake("192.0.2.4", "")
 		r.wait()
 		r.stop()
 		if n := len(r.p.ends()); n != 3 {
@@ -399,7 +399,7 @@ func TestCallbacksMayCallTheEngine(t *testing.T) {
 func TestSlowCloseDelaysOnlyItself(t *testing.T) {
 	bubble(t, nil, func(r *rig) {
 		r.start()
-		slow, quick := newStub("192.0.2.1", ""), newStub("192.0.2.2", "")
+		slow, quick := newFake("192.0.2.1", ""), newFake("192.0.2.2", "")
 		slow.slow = func() { time.Sleep(time.Hour) }
 		r.accept <- slow
 		r.accept <- quick

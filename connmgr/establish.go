@@ -48,6 +48,11 @@ func (e *Engine[A, C]) check(c *Conn[A, C]) error {
 		c.identity = e.cfg.Identify(c.raw)
 	}
 	if refusal := e.takePlace(c); refusal != nil {
+		if e.cfg.Refused != nil {
+			c.task.enter(stageRefused)
+			e.cfg.Refused(c.raw, refusal)
+			c.task.leave(stageRefused)
+		}
 		return refusal
 	}
 	if e.cfg.Admit == nil {

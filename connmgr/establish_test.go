@@ -3,6 +3,7 @@ package connmgr
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"slices"
 	"strings"
@@ -15,14 +16,14 @@ import (
 func TestEstablishTimeoutClosesTheConnection(t *testing.T) {
 	bubble(t, func(r *rig) {
 		r.cfg.EstablishTimeout = 3 * time.Second
-		r.cfg.Establish = func(_ context.Context, c *stubConn, _ EstablishInfo[string]) error {
+		r.cfg.Establish = func(_ context.Context, c *fakeConn, _ EstablishInfo[string]) error {
 			<-c.closed
 			return io.ErrUnexpectedEOF
 		}
 	}, func(r *rig) {
 		r.p.dial("192.0.2.1")
 		r.start()
-		in := newStub("192.0.2.2", "")
+		in := newFake("192.0.2.2", "")
 		r.accept <- in
 		time.Sleep(2900 * time.Millisecond)
 		if s := r.e.Inspect(); in.isClosed() || s.Pending != 1 || len(s.Dials) != 1 {
@@ -56,7 +57,7 @@ func (r *rig) holdsTasks(n int) {
 func TestLateEstablish(t *testing.T) {
 	bubble(t, func(r *rig) {
 		r.cfg.EstablishTimeout = time.Second
-		r.cfg.Establish = func(ctx context.Context, _ *stubConn, _ EstablishInfo[string]) error {
+		r.cfg.Establish = func(ctx context.Context, _ *fakeConn, _ EstablishInfo[string]) error {
 			time.Sleep(2 * time.Second)
 			return nil
 		}
@@ -76,13 +77,13 @@ func TestLateEstablish(t *testing.T) {
 func TestEstablishAndAdmitRefuse(t *testing.T) {
 	var infos []EstablishInfo[string]
 	bubble(t, func(r *rig) {
-		r.cfg.Establish = func(_ context.Context, c *stubConn, i EstablishInfo[string]) error {
+		r.cfg.Establish = func(_ context.Context, c *fakeConn, i EstablishInfo[string]) error {
 			if i.Dial.Target == "192.0.2.1" {
 				return errHungUp
 			}
 			return nil
 		}
-		r.cfg.Admit = func(c *stubConn, i EstablishInfo[string]) error {
+		r.cfg.Admit = func(c *fakeConn, i EstablishInfo[string]) error {
 			infos = append(infos, i)
 			if i.Dial.Target == "192.0.2.2" || i.Direction == Inbound {
 				return io.ErrNoProgress
@@ -94,7 +95,7 @@ func TestEstablishAndAdmitRefuse(t *testing.T) {
 		r.p.dial("192.0.2.1", "192.0.2.2", "192.0.2.3")
 		r.start()
 		r.wait()
-		in := newStub("192.0.2.4", "")
+		in := newFake("192.0.2.4", "")
 		r.accept <- in
 		r.wait()
 		ends := r.p.ends()
@@ -112,7 +113,7 @@ func TestEstablishAndAdmitRefuse(t *testing.T) {
 // connection was dropped in that moment.
 func TestAnnouncedAfterAdmit(t *testing.T) {
 	bubble(t, func(r *rig) {
-		r.cfg.Admit = func(_ *stubConn, i EstablishInfo[string]) error {
+		r.cfg.Admit = func(_ *fakeConn, i EstablishInfo[string]) error {
 			if n := r.e.Drop(nil, errHungUp); n != 1 {
 				r.t.Errorf("dropped %d", n)
 			}
@@ -137,13 +138,13 @@ func TestAnnouncedAfterAdmit(t *testing.T) {
 func TestRefuseDuplicates(t *testing.T) {
 	bubble(t, func(r *rig) {
 		r.cfg.Limits.RefuseDuplicates = true
-		r.cfg.Dial = func(_ context.Context, target string) (*stubConn, error) { return newStub("192.0.2.1", target), nil }
+		r.cfg.Dial = func(_ context.Context, target string) (*fakeConn, error) { return newFake("192.0.2.1", target), nil }
 	}, func(r *rig) {
 		r.p.dial("alice")
 		r.start()
 		r.wait()
-		double, bob, nobody := newStub("192.0.2.2", "alice"), newStub("192.0.2.2", "bob"), newStub("192.0.2.2", "")
-		for _, c := range []*stubConn{double, bob, nobody, newStub("192.0.2.2", "")} {
+		double, bob, nobody := newFake("192.0.2.2", "alice"), newFake("192.0.2.2", "bob"), newFake("192.0.2.2", "")
+		for _, c := range []*fakeConn{double, bob, nobody, newFake("192.0.2.2", "")} {
 			r.accept <- c
 		}
 		r.wait()
@@ -162,7 +163,7 @@ func TestRefuseDuplicates(t *testing.T) {
 			t.Errorf("%v", e[0].Cause)
 		}
 		r.conns()[0].Close() // alice
-		r.accept <- newStub("192.0.2.2", "alice")
+		r.accept <- newFake("192.0.2.2", "alice")
 		r.wait()
 		if len(r.conns()) != 6 {
 			t.Error("alice cannot come back")
@@ -175,7 +176,7 @@ func TestRefuseDuplicates(t *testing.T) {
 func TestEviction(t *testing.T) {
 	bubble(t, func(r *rig) {
 		r.cfg.Limits = Limits{Inbound: Share{Total: 2}, Evict: true}
-		r.cfg.Establish = func(ctx context.Context, c *stubConn, _ EstablishInfo[string]) error {
+		r.cfg.Establish = func(ctx context.Context, c *fakeConn, _ EstablishInfo[string]) error {
 			if c.id == "bad" {
 				return errHungUp
 			}
@@ -195,18 +196,18 @@ func TestEviction(t *testing.T) {
 		r.start()
 		r.wait()
 		for range 2 {
-			r.accept <- newStub("192.0.2.1", "")
+			r.accept <- newFake("192.0.2.1", "")
 			r.wait()
 		}
 		conns := r.conns()
 		first, second := conns[1], conns[2]
 		first.Protect(true)
-		r.accept <- newStub("192.0.2.2", "bad")
+		r.accept <- newFake("192.0.2.2", "bad")
 		r.wait()
 		if second.Err() != nil {
 			t.Error("evicted for a handshake that failed")
 		}
-		r.accept <- newStub("192.0.2.3", "")
+		r.accept <- newFake("192.0.2.3", "")
 		r.wait()
 		if second.Err() != ErrEvicted || first.Err() != nil || len(r.conns()) != 4 {
 			t.Errorf("%v, %v", first.Err(), second.Err())
@@ -214,7 +215,7 @@ func TestEviction(t *testing.T) {
 		for _, c := range r.conns() {
 			c.Protect(true)
 		}
-		refused := newStub("192.0.2.4", "")
+		refused := newFake("192.0.2.4", "")
 		r.accept <- refused
 		r.wait()
 		s := r.e.Inspect()
@@ -225,7 +226,7 @@ func TestEviction(t *testing.T) {
 		// candidate, evicts nobody.
 		for _, id := range []uint64{0, 1, 1 << 60} {
 			r.p.victim = func([]Candidate) (uint64, bool) { return id, true }
-			r.accept <- newStub("192.0.2.5", "")
+			r.accept <- newFake("192.0.2.5", "")
 			r.wait()
 		}
 		if s := r.e.Inspect(); s.Counters.Evicted != 1 || s.Refused[RuleDirection] != 4 || s.Outbound != 1 {
@@ -251,11 +252,11 @@ func TestConcurrentEviction(t *testing.T) {
 	}, func(r *rig) {
 		r.start()
 		for range 10 {
-			r.accept <- newStub("192.0.2.1", "")
+			r.accept <- newFake("192.0.2.1", "")
 		}
 		r.wait()
 		for range 40 {
-			r.accept <- newStub("192.0.2.1", "")
+			r.accept <- newFake("192.0.2.1", "")
 		}
 		time.Sleep(time.Second)
 		r.wait()
@@ -277,7 +278,7 @@ func TestCandidates(t *testing.T) {
 	}, func(r *rig) {
 		r.start()
 		since := time.Now()
-		r.accept <- newStub("192.0.2.1", "alice")
+		r.accept <- newFake("192.0.2.1", "alice")
 		r.wait()
 		time.Sleep(time.Minute)
 		c := r.conns()[0]
@@ -288,7 +289,7 @@ func TestCandidates(t *testing.T) {
 		c.NoteRTT(-1)
 		useful := time.Now()
 		time.Sleep(time.Minute)
-		r.accept <- newStub("192.0.2.2", "bob")
+		r.accept <- newFake("192.0.2.2", "bob")
 		r.wait()
 		want := Candidate{ID: 1, IP: c.RemoteIP(), Group: "192.0.0.0/16", Identity: "alice", Since: since, RTT: time.Second, LastUseful: useful, Useful: 7}
 		if len(got) != 1 || !got[0].LastUseful.Equal(useful) || !got[0].Since.Equal(since) {
@@ -311,7 +312,7 @@ func TestPendingLimitsWithoutHandshake(t *testing.T) {
 	bubble(t, func(r *rig) { r.cfg.Limits = Limits{Pending: 1, PendingPerHost: 1} }, func(r *rig) {
 		r.start()
 		for range 50 {
-			r.accept <- newStub("192.0.2.1", "")
+			r.accept <- newFake("192.0.2.1", "")
 		}
 		r.wait()
 		if len(r.conns()) != 50 {
@@ -319,4 +320,27 @@ func TestPendingLimitsWithoutHandshake(t *testing.T) {
 		}
 		r.stop()
 	})
+}
+
+// Whom the limits refuse after the handshake gets a last word, while the
+// connection is still open.
+func TestRefusedHasALastWord(t *testing.T) {
+	var told []string
+	bubble(t, func(r *rig) {
+		r.cfg.Limits = Limits{Inbound: Share{Total: 1}, Evict: true}
+		r.cfg.Refused = func(c *fakeConn, why *Refusal) {
+			told = append(told, fmt.Sprint(c.id, " ", why.Rule, " ", c.isClosed()))
+		}
+		r.p.victim = func([]Candidate) (uint64, bool) { return 0, false }
+	}, func(r *rig) {
+		r.start()
+		for _, id := range []string{"ann", "bob"} {
+			r.accept <- newFake("192.0.2.1", id)
+			r.wait()
+		}
+		r.stop()
+	})
+	if want := []string{fmt.Sprint("bob ", RuleDirection, " false")}; !slices.Equal(told, want) {
+		t.Errorf("%q, want %q", told, want)
+	}
 }

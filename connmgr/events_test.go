@@ -12,11 +12,11 @@ import (
 // Events say what happened, in order, with causes.
 func TestEvents(t *testing.T) {
 	bubble(t, func(r *rig) {
-		r.cfg.Dial = func(_ context.Context, target string) (*stubConn, error) {
+		r.cfg.Dial = func(_ context.Context, target string) (*fakeConn, error) {
 			if target == "fails" {
 				return nil, errHungUp
 			}
-			return newStub(target, "alice"), nil
+			return newFake(target, "alice"), nil
 		}
 		r.cfg.Limits.FloodRate = 2
 	}, func(r *rig) {
@@ -50,10 +50,10 @@ func TestEvents(t *testing.T) {
 		r.e.Wake()
 		expect(Event{Type: EventFailed, ID: 2, Direction: Outbound, Kind: KindManual, Tag: 2, Cause: errHungUp})
 		for id := range uint64(2) {
-			r.accept <- newStub("192.0.2.2", "bob")
+			r.accept <- newFake("192.0.2.2", "bob")
 			expect(Event{Type: EventConnected, ID: 3 + id, Identity: "bob"})
 		}
-		r.accept <- newStub("192.0.2.2", "bob")
+		r.accept <- newFake("192.0.2.2", "bob")
 		expect(Event{Type: EventFloodBegan})
 		expect(Event{Type: EventConnected, ID: 5, Identity: "bob"})
 		if f := r.e.Inspect().Flood; !f.Active || f.Attempts != 3 || f.Chance < floodDropMin || !f.Since.Equal(time.Now()) {

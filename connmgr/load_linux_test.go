@@ -358,17 +358,17 @@ func BenchmarkHonestDialInFlood(b *testing.B) {
 func BenchmarkIdleConnection(b *testing.B) {
 	const n = 10_000
 	for b.Loop() {
-		e, err := NewEngine(EngineConfig[string, *stubConn]{
-			Policy: &stubPolicy{}, Dial: func(context.Context, string) (*stubConn, error) { return nil, errHungUp },
-			RemoteIP:  func(c *stubConn) netip.Addr { return c.ip },
-			Connected: func(*Conn[string, *stubConn]) {},
+		e, err := NewEngine(EngineConfig[string, *fakeConn]{
+			Policy: &fakePolicy{}, Dial: func(context.Context, string) (*fakeConn, error) { return nil, errHungUp },
+			RemoteIP:  func(c *fakeConn) netip.Addr { return c.ip },
+			Connected: func(*Conn[string, *fakeConn]) {},
 		})
 		if err != nil {
 			b.Fatal(err)
 		}
-		raw := make([]*stubConn, n)
+		raw := make([]*fakeConn, n)
 		for i := range raw {
-			raw[i] = newStub("", "")
+			raw[i] = newFake("", "")
 			raw[i].ip = netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)})
 		}
 		var before, after runtime.MemStats

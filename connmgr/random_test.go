@@ -90,22 +90,22 @@ func randomRun(t *testing.T, seed uint64) {
 		RefuseDuplicates: r.IntN(2) == 0, Evict: r.IntN(2) == 0,
 	}
 	var mu sync.Mutex
-	sockets := map[*stubConn]bool{}
+	sockets := map[*fakeConn]bool{}
 	pause := func(most time.Duration) time.Duration {
 		mu.Lock()
 		defer mu.Unlock()
 		return time.Duration(r.Int64N(int64(most)))
 	}
 	chance := func(n int) bool { return pause(time.Duration(n)) == 0 }
-	open := func(ip string) *stubConn {
-		c := newStub(ip, fmt.Sprint(pause(20)))
+	open := func(ip string) *fakeConn {
+		c := newFake(ip, fmt.Sprint(pause(20)))
 		mu.Lock()
 		defer mu.Unlock()
 		sockets[c] = true
 		return c
 	}
 	stopped := make(chan struct{})
-	accept := func() (*stubConn, error) {
+	accept := func() (*fakeConn, error) {
 		select {
 		case <-stopped:
 			return nil, errors.New("closed")
@@ -122,12 +122,12 @@ func randomRun(t *testing.T, seed uint64) {
 		defer mu.Unlock()
 		story[id] = append(story[id], what)
 	}
-	e, err := NewEngine(EngineConfig[string, *stubConn]{
-		Policy: p, Limits: l, Accept: []func() (*stubConn, error){accept, accept}, Stop: func() { close(stopped) },
+	e, err := NewEngine(EngineConfig[string, *fakeConn]{
+		Policy: p, Limits: l, Accept: []func() (*fakeConn, error){accept, accept}, Stop: func() { close(stopped) },
 		MaxDials: 1 + r.IntN(6), DialTimeout: 2 * time.Second, EstablishTimeout: time.Second,
-		RemoteIP: func(c *stubConn) netip.Addr { return c.ip },
-		Identify: func(c *stubConn) string { return c.id },
-		Dial: func(ctx context.Context, target string) (*stubConn, error) {
+		RemoteIP: func(c *fakeConn) netip.Addr { return c.ip },
+		Identify: func(c *fakeConn) string { return c.id },
+		Dial: func(ctx context.Context, target string) (*fakeConn, error) {
 			how, ip, _ := strings.Cut(target, " ")
 			switch how {
 			case "fails":
@@ -144,7 +144,7 @@ func randomRun(t *testing.T, seed uint64) {
 			}
 			return open(ip), nil
 		},
-		Establish: func(ctx context.Context, c *stubConn, _ EstablishInfo[string]) error {
+		Establish: func(ctx context.Context, c *fakeConn, _ EstablishInfo[string]) error {
 			switch pause(6) {
 			case 0:
 				return errors.New("bad handshake")
@@ -158,14 +158,14 @@ func randomRun(t *testing.T, seed uint64) {
 			time.Sleep(pause(200 * time.Millisecond))
 			return nil
 		},
-		Admit: func(_ *stubConn, i EstablishInfo[string]) error {
+		Admit: func(_ *fakeConn, i EstablishInfo[string]) error {
 			if chance(10) {
 				return errors.New("no")
 			}
 			tell(i.ID, "admitted")
 			return nil
 		},
-		Connected: func(c *Conn[string, *stubConn]) {
+		Connected: func(c *Conn[string, *fakeConn]) {
 			tell(c.ID(), "up")
 			if chance(3) {
 				<-c.Done()
@@ -177,7 +177,7 @@ func randomRun(t *testing.T, seed uint64) {
 			c.NoteUseful(1)
 			tell(c.ID(), "ran")
 		},
-		Disconnected: func(c *Conn[string, *stubConn], cause error) {
+		Disconnected: func(c *Conn[string, *fakeConn], cause error) {
 			tell(c.ID(), "down")
 			if cause == nil || c.Err() != cause || !c.Raw().isClosed() {
 				t.Errorf("cause %v, Err %v", cause, c.Err())

@@ -66,7 +66,7 @@ func eventually(tb testing.TB, what string, holds func() bool) {
 // other ends see it, and nothing listens.
 func TestRegressionSocketsAliveAfterStop(t *testing.T) {
 	l, peers := listen(t), listen(t)
-	p := &stubPolicy{}
+	p := &fakePolicy{}
 	cfg := tcpConfig(p, l)
 	cfg.Establish = func(ctx context.Context, c net.Conn, i EstablishInfo[string]) error {
 		b := make([]byte, 1)
@@ -122,11 +122,11 @@ func TestRegressionSocketsAliveAfterStop(t *testing.T) {
 
 // A dial that comes back after the stop is closed, and Run waits for it.
 func TestRegressionLateDialAfterStopLeaks(t *testing.T) {
-	late := make(chan *stubConn, 1)
+	late := make(chan *fakeConn, 1)
 	bubble(t, func(r *rig) {
-		r.cfg.Dial = func(context.Context, string) (*stubConn, error) {
+		r.cfg.Dial = func(context.Context, string) (*fakeConn, error) {
 			time.Sleep(time.Minute) // does not mind the context
-			c := newStub("192.0.2.1", "")
+			c := newFake("192.0.2.1", "")
 			late <- c
 			return c, nil
 		}
@@ -154,7 +154,7 @@ func TestRegressionDisconnectedBeforeConnected(t *testing.T) {
 	var r2 *rig
 	bubble(t, func(r *rig) {
 		r2 = r
-		r.cfg.Establish = func(_ context.Context, _ *stubConn, i EstablishInfo[string]) error {
+		r.cfg.Establish = func(_ context.Context, _ *fakeConn, i EstablishInfo[string]) error {
 			go func() { // whoever is quicker
 				for range 3 {
 					r2.e.Close(i.ID, errHungUp)
@@ -164,7 +164,7 @@ func TestRegressionDisconnectedBeforeConnected(t *testing.T) {
 			time.Sleep(time.Duration(i.ID%3) * time.Nanosecond)
 			return nil
 		}
-		r.cfg.Connected = func(c *Conn[string, *stubConn]) {
+		r.cfg.Connected = func(c *Conn[string, *fakeConn]) {
 			time.Sleep(time.Duration(c.ID()%5) * time.Nanosecond)
 			r.mu.Lock()
 			defer r.mu.Unlock()
@@ -173,7 +173,7 @@ func TestRegressionDisconnectedBeforeConnected(t *testing.T) {
 	}, func(r *rig) {
 		r.start()
 		for range 1000 {
-			r.accept <- newStub("192.0.2.1", "")
+			r.accept <- newFake("192.0.2.1", "")
 		}
 		time.Sleep(time.Second)
 		r.stop()
@@ -197,7 +197,7 @@ func TestRegressionDoubleCloseFreesTwoPlaces(t *testing.T) {
 	bubble(t, func(r *rig) { r.cfg.Limits.Inbound.Total = 2 }, func(r *rig) {
 		r.start()
 		for range 2 {
-			r.accept <- newStub("192.0.2.1", "")
+			r.accept <- newFake("192.0.2.1", "")
 		}
 		r.wait()
 		c := r.conns()[0]
@@ -205,12 +205,12 @@ func TestRegressionDoubleCloseFreesTwoPlaces(t *testing.T) {
 			c.Close()
 			r.e.Close(c.ID(), nil)
 		}
-		more := []*stubConn{newStub("192.0.2.1", ""), newStub("192.0.2.1", "")}
+		more := []*fakeConn{newFake("192.0.2.1", ""), newFake("192.0.2.1", "")}
 		for _, m := range more {
 			r.accept <- m
 		}
 		r.wait()
-		if open := slices.DeleteFunc(more, (*stubConn).isClosed); len(open) != 1 {
+		if open := slices.DeleteFunc(more, (*fakeConn).isClosed); len(open) != 1 {
 			t.Errorf("%d came in", len(open))
 		}
 		r.stop()
@@ -221,12 +221,12 @@ func TestRegressionDoubleCloseFreesTwoPlaces(t *testing.T) {
 // by two listeners and by Admit, and exactly as many as there are places are up.
 func TestRegressionBurstExceedsLimit(t *testing.T) {
 	var up, most atomic.Int64
-	p := &stubPolicy{}
-	e, err := NewEngine(EngineConfig[string, *stubConn]{
-		Policy: p, Dial: func(context.Context, string) (*stubConn, error) { return nil, errHungUp },
-		RemoteIP: func(c *stubConn) netip.Addr { return c.ip },
+	p := &fakePolicy{}
+	e, err := NewEngine(EngineConfig[string, *fakeConn]{
+		Policy: p, Dial: func(context.Context, string) (*fakeConn, error) { return nil, errHungUp },
+		RemoteIP: func(c *fakeConn) netip.Addr { return c.ip },
 		Limits:   Limits{Total: 20, Inbound: Share{Total: 16, PerHost: 8}},
-		Connected: func(c *Conn[string, *stubConn]) {
+		Connected: func(c *Conn[string, *fakeConn]) {
 			for n := up.Add(1); ; {
 				if m := most.Load(); n <= m || most.CompareAndSwap(m, n) {
 					break
@@ -243,7 +243,7 @@ func TestRegressionBurstExceedsLimit(t *testing.T) {
 	for i := range 500 {
 		go func() {
 			<-start
-			if _, err := e.Admit(context.Background(), newStub([]string{"192.0.2.1", "192.0.2.2", "192.0.2.3"}[i%3], "")); err == nil {
+			if _, err := e.Admit(context.Background(), newFake([]string{"192.0.2.1", "192.0.2.2", "192.0.2.3"}[i%3], "")); err == nil {
 				admitted.Add(1)
 			} else if !errors.Is(err, ErrRefused) {
 				t.Error(err)

@@ -24,6 +24,7 @@ const (
 	stageAccept
 	stageEstablish
 	stageVictim
+	stageRefused
 	stageAdmit
 	stageConnected
 	stageClose
@@ -33,7 +34,7 @@ const (
 )
 
 var stageNames = []string{
-	"Policy.Next", "Dial", "Accept", "Establish", "Policy.Victim", "Admit", "Connected",
+	"Policy.Next", "Dial", "Accept", "Establish", "Policy.Victim", "Refused", "Admit", "Connected",
 	"the connection's Close", "Policy.Ended", "Disconnected", "Stop",
 }
 

@@ -32,4 +32,5 @@ type Extensions struct {
 	RequestChannels []ChannelID // channels that carry requests and replies
 	ListenAddrs     []string    // NodeAddress URLs where the node listens, beside ListenAddr
 	Observed        string      // the IP that the speaker sees the other side at, "" if none
+	Feeler          bool        // the speaker only tests the address, and leaves once it knows who answers
 }

@@ -445,3 +445,82 @@ func TestRegressionHalfOpenSessionKeepsTheRestartedPeerOut(t *testing.T) {
 		}
 	})
 }
+
+// A feeler looked like any other peer to whom it came to: in a full node it drove
+// out a connection that worked, for a test of a moment.
+func TestRegressionFeelerTakesAPlace(t *testing.T) {
+	inMemory(t, memory.Options{}, func(t *testing.T, w *world) {
+		b := w.node(func(o *p2p.RouterOptions) {
+			o.Limits = &connmgr.Limits{Inbound: connmgr.Share{Total: 8}, Evict: true}
+		})
+		openText(t, b, 1)
+		w.start(b)
+		dial := func(n int, feeler bool) {
+			t.Helper()
+			key := testKey(100 + n)
+			tr, err := w.net.Listen(key.Public().NodeID())
+			if err != nil {
+				t.Fatal(err)
+			}
+			conn, err := tr.Dial(t.Context(), p2p.Endpoint{Protocol: memory.Protocol, Path: string(b.id)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			info := rawInfo(key)
+			info.Extensions = p2p.Extensions{Kith: true, Feeler: feeler}
+			if _, _, err := conn.Handshake(t.Context(), info, key); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+		}
+		there := func() (n int) {
+			for i := range 8 {
+				if up(b, testKey(100+i).Public().NodeID()) {
+					n++
+				}
+			}
+			return n
+		}
+		for i := range 8 {
+			dial(i, false)
+		}
+		time.Sleep(time.Hour) // none is new any more
+		changes := b.pm.Subscribe()
+		for i := range 20 {
+			dial(20+i, true)
+			time.Sleep(time.Minute)
+		}
+		if n := there(); n != 8 || len(changes.Updates()) != 0 {
+			t.Errorf("%d of 8 peers stayed, %d changes", n, len(changes.Updates()))
+		}
+		dial(50, false)
+		if n := there(); n != 7 {
+			t.Errorf("of 8 peers %d stayed when a real newcomer came: this test shows nothing", n)
+		}
+	})
+}
+
+// A node whose places were all taken turned newcomers away without a word: the
+// PeerManager said why and named others, the gate before it did not.
+func TestRegressionGateNamesNobody(t *testing.T) {
+	w := &world{TB: t}
+	b := w.node(func(o *p2p.RouterOptions) {
+		o.Limits = &connmgr.Limits{Inbound: connmgr.Share{Total: 1}, Evict: true}
+	})
+	openText(t, b, 1)
+	w.start(b)
+	friend := p2p.NodeAddress{NodeID: testKey(77).Public().NodeID(), Protocol: "mconn", Hostname: "127.0.0.9", Port: 4}
+	if _, err := b.pm.Add(friend); err != nil {
+		t.Fatal(err)
+	}
+	first := rawDial(b, testKey(50))
+	defer first.Close()
+	w.until(func() bool { return up(b, testKey(50).Public().NodeID()) })
+	second := rawDial(b, testKey(51))
+	defer second.Close()
+	_, _, err := second.ReceiveMessage()
+	bye, ok := errors.AsType[*mconn.GoodbyeError](err)
+	if !ok || bye.Reason != "too many peers" || !strings.Contains(strings.Join(bye.Peers, " "), friend.String()) {
+		t.Errorf("%v", err)
+	}
+}

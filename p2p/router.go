@@ -201,7 +201,7 @@ func NewRouter(o RouterOptions) (*Router, error) {
 	r.peers.Store(&map[NodeID]*remote{})
 	cfg := connmgr.EngineConfig[dialTarget, *link]{
 		Policy: routerPolicy{dialPolicy{r.pm}, r}, Dial: r.dial, Stop: r.closeTransports,
-		Establish: r.establish, Identify: func(l *link) string { return string(l.info.NodeID) }, Admit: r.admit,
+		Establish: r.establish, Identify: func(l *link) string { return string(l.info.NodeID) }, Admit: r.admit, Refused: r.refused,
 		RemoteIP:  func(l *link) netip.Addr { return ipOf(l.conn.RemoteEndpoint()) },
 		Connected: r.connected, Disconnected: r.disconnected,
 		Limits: r.limits(), DialTimeout: o.ResolveTimeout + o.DialTimeout, EstablishTimeout: o.HandshakeTimeout,

@@ -27,6 +27,9 @@ var (
 	ErrWrongPeer = errors.New("p2p: another node answered")
 	// ErrFiltered says that FilterPeerByIP or FilterPeerByID refused the peer.
 	ErrFiltered = errors.New("p2p: refused by a filter")
+	// ErrFeeler says that the other side only wanted to know who answers here. It
+	// had its answer, and takes nobody's place.
+	ErrFeeler = errors.New("p2p: the peer only tested our address")
 	// ErrPeerClosed is why a connection ended that the other side closed.
 	ErrPeerClosed = errors.New("p2p: the peer closed the connection")
 )
@@ -112,6 +115,7 @@ func (r *Router) establish(ctx context.Context, l *link, at connmgr.EstablishInf
 		mine.Extensions.Observed = remote.IP.String()
 	}
 	mine.Extensions.ListenAddrs = r.listenAddrs(remote)
+	mine.Extensions.Feeler = at.Dial.Kind == connmgr.KindFeeler
 	info, key, err := l.conn.Handshake(ctx, mine, r.o.PrivKey)
 	if err != nil {
 		return fmt.Errorf("p2p: handshake with %v: %w", remote, err)
@@ -154,6 +158,9 @@ func (r *Router) establish(ctx context.Context, l *link, at connmgr.EstablishInf
 		})
 		if err != nil {
 			return err
+		}
+		if info.Extensions.Feeler {
+			return fmt.Errorf("%w: %v", ErrFeeler, id)
 		}
 	}
 	if !info.Extensions.Kith && remote.Protocol == address.MConn {
@@ -216,6 +223,15 @@ func (r *Router) admit(l *link, at connmgr.EstablishInfo[dialTarget]) error {
 		r.inBackground(func() { r.end(superseded, ErrSuperseded) })
 	}
 	return err
+}
+
+// refused is the engine's: the limits turn a peer away.
+func (r *Router) refused(l *link, refusal *connmgr.Refusal) {
+	var cause error = refusal
+	if refusal.Rule == connmgr.RuleDirection || refusal.Rule == connmgr.RuleTotal {
+		cause = fmt.Errorf("%w: %w", ErrTooManyPeers, refusal)
+	}
+	r.say(l, cause)
 }
 
 // connected is the engine's: it runs the peer until its connection ends.

@@ -24,7 +24,7 @@ func fullInfo() p2p.NodeInfo {
 		Network: "chain", Version: "1.0.1", Moniker: "node one", Channels: []p2p.ChannelID{0, 0x20, 0xffff},
 		Other: p2p.NodeInfoOther{TxIndex: "on", RPCAddress: "tcp://127.0.0.1:26657"},
 		Extensions: p2p.Extensions{
-			Kith: true, RequestChannels: []p2p.ChannelID{0x20}, Observed: "2001:db8::1",
+			Kith: true, RequestChannels: []p2p.ChannelID{0x20}, Observed: "2001:db8::1", Feeler: true,
 			ListenAddrs: []string{"mconn://" + string(testID) + "@1.2.3.4:5", "memory:" + string(testID)},
 		},
 	}

@@ -16,7 +16,7 @@ import (
 //	1 node_id string; 2 p2p, 3 block, 4 app varint; 5 listen_addr, 6 network,
 //	7 version, 8 moniker string; 9 channels packed varints; 10 tx_index,
 //	11 rpc_address string; 12 request channels packed varints;
-//	13 listen addresses repeated string; 14 observed string
+//	13 listen addresses repeated string; 14 observed string; 15 feeler varint (0 or 1)
 //
 // The node ID comes first and is compared with the peer's key before the rest is
 // looked at.
@@ -67,6 +67,9 @@ func appendHello(b []byte, session sessionID, info p2p.NodeInfo) ([]byte, error)
 		text(13, a)
 	}
 	text(14, info.Extensions.Observed)
+	if info.Extensions.Feeler {
+		number(15, 1)
+	}
 	return b, nil
 }
 
@@ -125,6 +128,8 @@ func parseHello(b []byte, want p2p.NodeID) (sessionID, p2p.NodeInfo, error) {
 			info.Extensions.ListenAddrs = append(info.Extensions.ListenAddrs, string(text))
 		case 14:
 			info.Extensions.Observed = string(text)
+		case 15:
+			info.Extensions.Feeler = number != 0
 		}
 		return nil
 	})

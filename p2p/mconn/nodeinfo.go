@@ -17,7 +17,7 @@ import (
 //
 //	AuthSigMessage { 1 pub_key { 1 ed25519 }; 2 sig; 100 offer uint64 }
 //	NodeInfo       { 1 protocol_version ... 8 other; 100 more }
-//	more           { 1 channels, 2 request channels: packed uint32; 3 listen_addrs string; 4 observed string }
+//	more           { 1 channels, 2 request channels: packed uint32; 3 listen_addrs string; 4 observed string; 5 feeler bool }
 //
 // The fields numbered 100 are kith's, and unknown to everybody else. A node
 // sends "more" only to one that offered.
@@ -141,6 +141,10 @@ func encodeMore(info p2p.NodeInfo) []byte {
 		b = protowire.AppendTag(b, 4, protowire.BytesType)
 		b = protowire.AppendString(b, seen)
 	}
+	if info.Extensions.Feeler {
+		b = protowire.AppendTag(b, 5, protowire.VarintType)
+		b = protowire.AppendVarint(b, 1)
+	}
 	return b
 }
 
@@ -186,6 +190,10 @@ func decodeMore(b []byte, info *p2p.NodeInfo) error {
 			return bad("its extension: " + err.Error())
 		}
 		b = rest
+		if kind == protowire.VarintType && number == 5 {
+			v, _ := protowire.ConsumeVarint(value)
+			info.Extensions.Feeler = v != 0
+		}
 		if kind != protowire.BytesType {
 			continue
 		}

@@ -37,7 +37,7 @@ func TestNodeInfoRoundTrip(t *testing.T) {
 	key := seeded(t, 3)
 	plain := infoOf(key)
 	wide := infoOf(key, 1, 2, 0x7f, 0x80, 0x1234, 0xffff)
-	wide.Extensions = p2p.Extensions{RequestChannels: []p2p.ChannelID{1, 0x1234}, ListenAddrs: []string{"mconn://x@h:1", "libp2p://y@h:2"}, Observed: "192.0.2.7"}
+	wide.Extensions = p2p.Extensions{RequestChannels: []p2p.ChannelID{1, 0x1234}, ListenAddrs: []string{"mconn://x@h:1", "libp2p://y@h:2"}, Observed: "192.0.2.7", Feeler: true}
 	many := infoOf(key, channelsUpTo(maxChannels)...)
 	for name, c := range map[string]struct {
 		info, comet p2p.NodeInfo
@@ -60,7 +60,7 @@ func TestNodeInfoRoundTrip(t *testing.T) {
 // Towards CometBFT a node info is what CometBFT would write: no field of ours.
 func TestNodeInfoTowardsCometBFT(t *testing.T) {
 	info := infoOf(seeded(t, 3), 0, 0x40, 0x80)
-	info.Extensions = p2p.Extensions{Kith: true, RequestChannels: []p2p.ChannelID{1}, ListenAddrs: []string{"x"}, Observed: "192.0.2.7"}
+	info.Extensions = p2p.Extensions{Kith: true, RequestChannels: []p2p.ChannelID{1}, ListenAddrs: []string{"x"}, Observed: "192.0.2.7", Feeler: true}
 	b, err := encodeNodeInfo(info, false)
 	if err != nil {
 		t.Fatal(err)

@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// A stubConn is a connection of the engine's tests. It counts its Closes.
-type stubConn struct {
+// A fakeConn is a connection of the engine's tests. It counts its Closes.
+type fakeConn struct {
 	ip     netip.Addr
 	id     string
 	closes atomic.Int32
@@ -21,8 +21,8 @@ type stubConn struct {
 	slow   func() // runs in Close
 }
 
-func newStub(ip, id string) *stubConn {
-	c := &stubConn{id: id, closed: make(chan struct{})}
+func newFake(ip, id string) *fakeConn {
+	c := &fakeConn{id: id, closed: make(chan struct{})}
 	if ip != "" {
 		c.ip = netip.MustParseAddr(ip)
 	}
@@ -31,7 +31,7 @@ func newStub(ip, id string) *stubConn {
 
 var errTwice = errors.New("closed twice")
 
-func (c *stubConn) Close() error {
+func (c *fakeConn) Close() error {
 	if c.closes.Add(1) > 1 {
 		return errTwice
 	}
@@ -42,27 +42,27 @@ func (c *stubConn) Close() error {
 	return nil
 }
 
-func (c *stubConn) isClosed() bool { return c.closes.Load() > 0 }
+func (c *fakeConn) isClosed() bool { return c.closes.Load() > 0 }
 
-// A stubPolicy names dials from a queue and remembers how they ended.
-type stubPolicy struct {
+// A fakePolicy names dials from a queue and remembers how they ended.
+type fakePolicy struct {
 	mu     sync.Mutex
 	queue  []Dial[string]
 	wake   time.Time
 	asked  int
 	named  int
-	ended  []stubEnd
+	ended  []fakeEnd
 	onNext func()
 	onEnd  func(Dial[string], Outcome)
 	victim func([]Candidate) (uint64, bool)
 }
 
-type stubEnd struct {
+type fakeEnd struct {
 	Dial[string]
 	Outcome
 }
 
-func (p *stubPolicy) Next(time.Time) (Dial[string], time.Time, bool) {
+func (p *fakePolicy) Next(time.Time) (Dial[string], time.Time, bool) {
 	if p.onNext != nil {
 		p.onNext()
 	}
@@ -78,16 +78,16 @@ func (p *stubPolicy) Next(time.Time) (Dial[string], time.Time, bool) {
 	return d, time.Time{}, true
 }
 
-func (p *stubPolicy) Ended(d Dial[string], o Outcome) {
+func (p *fakePolicy) Ended(d Dial[string], o Outcome) {
 	p.mu.Lock()
-	p.ended = append(p.ended, stubEnd{d, o})
+	p.ended = append(p.ended, fakeEnd{d, o})
 	p.mu.Unlock()
 	if p.onEnd != nil {
 		p.onEnd(d, o)
 	}
 }
 
-func (p *stubPolicy) Victim(all []Candidate) (uint64, bool) {
+func (p *fakePolicy) Victim(all []Candidate) (uint64, bool) {
 	if p.victim == nil {
 		return 0, false
 	}
@@ -95,7 +95,7 @@ func (p *stubPolicy) Victim(all []Candidate) (uint64, bool) {
 }
 
 // dial queues targets, tagged from 1 on.
-func (p *stubPolicy) dial(targets ...string) {
+func (p *fakePolicy) dial(targets ...string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, t := range targets {
@@ -103,14 +103,14 @@ func (p *stubPolicy) dial(targets ...string) {
 	}
 }
 
-func (p *stubPolicy) ends() []stubEnd {
+func (p *fakePolicy) ends() []fakeEnd {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return slices.Clone(p.ended)
 }
 
 // asks is how often Next was called.
-func (p *stubPolicy) asks() int {
+func (p *fakePolicy) asks() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.asked
@@ -119,13 +119,13 @@ func (p *stubPolicy) asks() int {
 // A rig is an engine with a policy and a record of its callbacks.
 type rig struct {
 	t      *testing.T
-	p      *stubPolicy
-	cfg    EngineConfig[string, *stubConn]
-	e      *Engine[string, *stubConn]
-	accept chan *stubConn // what the accept loop returns; closing it ends the loop
+	p      *fakePolicy
+	cfg    EngineConfig[string, *fakeConn]
+	e      *Engine[string, *fakeConn]
+	accept chan *fakeConn // what the accept loop returns; closing it ends the loop
 
 	mu     sync.Mutex
-	up     []*Conn[string, *stubConn]
+	up     []*Conn[string, *fakeConn]
 	log    []string // "up 1", "down 1: cause"
 	cancel context.CancelFunc
 	over   chan error
@@ -137,12 +137,12 @@ var errHungUp = errors.New("hung up")
 // target as its IP, and whose accept loop returns what is sent to accept.
 func newRig(t *testing.T, change func(*rig)) *rig {
 	t.Helper()
-	r := &rig{t: t, p: &stubPolicy{}, accept: make(chan *stubConn), over: make(chan error, 1)}
+	r := &rig{t: t, p: &fakePolicy{}, accept: make(chan *fakeConn), over: make(chan error, 1)}
 	stopped := make(chan struct{})
-	r.cfg = EngineConfig[string, *stubConn]{
+	r.cfg = EngineConfig[string, *fakeConn]{
 		Policy: r.p,
-		Dial:   func(_ context.Context, target string) (*stubConn, error) { return newStub(target, ""), nil },
-		Accept: []func() (*stubConn, error){func() (*stubConn, error) {
+		Dial:   func(_ context.Context, target string) (*fakeConn, error) { return newFake(target, ""), nil },
+		Accept: []func() (*fakeConn, error){func() (*fakeConn, error) {
 			select {
 			case c := <-r.accept:
 				return c, nil
@@ -151,15 +151,15 @@ func newRig(t *testing.T, change func(*rig)) *rig {
 			}
 		}},
 		Stop:     func() { close(stopped) },
-		RemoteIP: func(c *stubConn) netip.Addr { return c.ip },
-		Identify: func(c *stubConn) string { return c.id },
-		Connected: func(c *Conn[string, *stubConn]) {
+		RemoteIP: func(c *fakeConn) netip.Addr { return c.ip },
+		Identify: func(c *fakeConn) string { return c.id },
+		Connected: func(c *Conn[string, *fakeConn]) {
 			r.mu.Lock()
 			defer r.mu.Unlock()
 			r.up = append(r.up, c)
 			r.log = append(r.log, "up "+c.String())
 		},
-		Disconnected: func(c *Conn[string, *stubConn], cause error) {
+		Disconnected: func(c *Conn[string, *fakeConn], cause error) {
 			r.mu.Lock()
 			defer r.mu.Unlock()
 			r.log = append(r.log, "down "+c.String()+": "+cause.Error())
@@ -219,7 +219,7 @@ func (r *rig) holdsNothing() {
 func (r *rig) wait() { synctest.Wait() }
 
 // conns are the announced connections, in order.
-func (r *rig) conns() []*Conn[string, *stubConn] {
+func (r *rig) conns() []*Conn[string, *fakeConn] {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return slices.Clone(r.up)
