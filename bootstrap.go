@@ -7,18 +7,14 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
-	"time"
 
 	"github.com/kith-p2p/kith/addrbook"
+	"github.com/kith-p2p/kith/address"
 	"github.com/kith-p2p/kith/discovery"
 	"github.com/kith-p2p/kith/internal/state"
 	"github.com/libp2p/go-libp2p/core/peer"
 	madns "github.com/multiformats/go-multiaddr-dns"
 )
-
-// bootstrapEvery is how often the list is taught anew: others may displace its
-// addresses, and names change theirs.
-const bootstrapEvery = time.Hour
 
 // BootstrapEntry is one line of the bootstrap list.
 type BootstrapEntry struct {
@@ -29,22 +25,24 @@ type BootstrapEntry struct {
 }
 
 // bootstrap is the list of nodes to begin with: those of the configuration and
-// those that somebody added. It is a source of discovery.
+// those that somebody added. It is a source of discovery, made of those of the
+// list.
 type bootstrap struct {
-	rows    *state.Bucket // of added lines
-	dns     madns.BasicResolver
-	log     *slog.Logger
-	changed chan struct{} // a token: teach again
+	rows *state.Bucket // of added lines
+	dns  madns.BasicResolver
+	log  *slog.Logger
 
 	mu         sync.Mutex // guards what follows
 	configured []string
-	added      []string // sorted
+	added      []string       // sorted
+	sources    *discovery.Mix // that run, or ran last; nil: none did
+	restart    func()         // ends them; those of the list as it is then follow. Never nil
 }
 
 // newBootstrap reads the list. Its errors are ErrUsage for a line of the
 // configuration that is no address, and what the state says.
 func newBootstrap(configured []string, rows *state.Bucket, dns madns.BasicResolver, log *slog.Logger) (*bootstrap, error) {
-	b := &bootstrap{rows: rows, dns: dns, log: log, changed: make(chan struct{}, 1), configured: slices.Clone(configured)}
+	b := &bootstrap{rows: rows, dns: dns, log: log, restart: func() {}, configured: slices.Clone(configured)}
 	if _, err := discovery.ParseList(configured); err != nil {
 		return nil, &usageError{err}
 	}
@@ -69,40 +67,73 @@ func (b *bootstrap) list() discovery.List {
 
 func (b *bootstrap) addrInfos() []peer.AddrInfo { return b.list().AddrInfos() }
 
-// Run implements discovery.Source.
+// Run implements discovery.Source: it runs the sources of the list, each again
+// when it fails, and all anew when the list changes.
 func (b *bootstrap) Run(ctx context.Context, learn func([]discovery.Found)) error {
-	tick := time.NewTicker(bootstrapEvery)
-	defer tick.Stop()
-	for {
-		list := b.list()
-		from := addrbook.Source{Kind: addrbook.Bootstrap}
-		addrs := list.Addresses
-		for _, name := range list.DNSAddrs {
-			answer, err := discovery.LookupDNSAddr(ctx, b.dns, name)
-			if err != nil && ctx.Err() == nil {
-				b.log.Warn("cannot look up a name of the bootstrap list", "name", name, "error", err)
-			}
-			addrs = append(addrs, answer.Addresses...)
-		}
-		found := make([]discovery.Found, len(addrs))
-		for i, a := range addrs {
-			found[i] = discovery.Found{Address: a, From: from}
-		}
-		learn(found)
-		select {
-		case <-tick.C:
-		case <-b.changed:
-		case <-ctx.Done():
-			return nil
+	for ctx.Err() == nil {
+		until, restart := context.WithCancel(ctx)
+		b.mu.Lock()
+		b.restart = restart
+		b.mu.Unlock()
+		err := b.runList(until, learn)
+		restart()
+		if err != nil {
+			return err
 		}
 	}
+	return nil
 }
 
-func (b *bootstrap) wake() {
-	select {
-	case b.changed <- struct{}{}:
-	default:
+func (b *bootstrap) runList(ctx context.Context, learn func([]discovery.Found)) error {
+	// A person named the names: they may be those of a private network.
+	sources, err := b.list().Sources("", discovery.DNSOptions{Resolver: b.dns, Logger: b.log, AnyScope: true})
+	if err != nil {
+		return err
 	}
+	mix, err := discovery.NewMix(discovery.MixConfig{Learner: passOn(learn), Sources: sources, Logger: b.log})
+	if err != nil {
+		return err
+	}
+	b.mu.Lock()
+	b.sources = mix
+	b.mu.Unlock()
+	return mix.Run(ctx)
+}
+
+// passOn teaches the mix that the list is a part of. That one knows what is new,
+// and counts.
+type passOn func([]discovery.Found)
+
+// Learn implements discovery.Learner.
+func (learn passOn) Learn(from addrbook.Source, as []address.NodeAddress) addrbook.Learned {
+	for _, a := range as {
+		learn([]discovery.Found{{Address: a, From: from}})
+	}
+	return addrbook.Learned{}
+}
+
+// Entry implements discovery.Learner.
+func (passOn) Entry(address.NodeAddress) (addrbook.Entry, bool) { return addrbook.Entry{}, false }
+
+// Report implements discovery.Reporter, with what the sources of the list refused
+// since it last changed and what is wrong with those that fail.
+func (b *bootstrap) Report() (map[addrbook.Reason]uint64, error) {
+	b.mu.Lock()
+	mix := b.sources
+	b.mu.Unlock()
+	if mix == nil {
+		return nil, nil
+	}
+	refused, faults := map[addrbook.Reason]uint64{}, []error(nil)
+	for _, s := range mix.Stats() {
+		for why, n := range s.Refused {
+			refused[why] += n
+		}
+		if s.State == discovery.StateFailed {
+			faults = append(faults, s.LastError)
+		}
+	}
+	return refused, errors.Join(faults...)
 }
 
 // Bootstrap is the list of nodes to begin with.
@@ -149,8 +180,8 @@ func (n *Node) AddBootstrap(lines ...string) (added []string, err error) {
 	b.added = append(b.added, added...)
 	slices.Sort(b.added)
 	b.added = slices.Compact(b.added)
+	b.restart()
 	b.mu.Unlock()
-	b.wake()
 	return added, nil
 }
 
@@ -182,5 +213,6 @@ func (n *Node) RemoveBootstrap(lines ...string) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.added = slices.DeleteFunc(b.added, func(l string) bool { return slices.Contains(lines, l) })
+	b.restart()
 	return nil
 }

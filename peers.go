@@ -2,6 +2,7 @@ package kith
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -13,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/kith-p2p/kith/addrbook"
 	"github.com/kith-p2p/kith/identity"
 	"github.com/kith-p2p/kith/stream"
 	"github.com/kith-p2p/kith/tunnel"
@@ -39,7 +41,7 @@ type Peer struct {
 	Streams   int
 	Agent     string
 	RTT       time.Duration // smoothed; 0 when it was not measured
-	Source    string        // who taught the address book: "manual", "mdns", "pex", ...
+	Source    string        // how it was first found: "manual", "mdns", "pex", ...; "inbound" if by its own word alone
 	Known     []string      // addresses
 }
 
@@ -121,7 +123,7 @@ func (n *Node) describe(p peer.ID) Peer {
 		d.Known = append(d.Known, text(a))
 	}
 	if known, ok := n.Book().Peer(d.NodeID); ok && len(known.Addresses) > 0 {
-		d.Source = string(known.Addresses[0].Source.Kind)
+		d.Source = string(foundBy(known.Addresses))
 		for _, e := range known.Addresses {
 			if a, err := e.Address.Multiaddr(); err == nil {
 				a, _ = peer.SplitAddr(a)
@@ -132,6 +134,20 @@ func (n *Node) describe(p peer.ID) Peer {
 	slices.Sort(d.Known)
 	d.Known = slices.Compact(d.Known)
 	return d
+}
+
+// foundBy is how a peer was first found; its own word counts only if there is no
+// other.
+func foundBy(known []addrbook.Entry) addrbook.Kind {
+	own := func(e addrbook.Entry) int {
+		if e.Source.Kind == addrbook.Inbound {
+			return 1
+		}
+		return 0
+	}
+	return slices.MinFunc(known, func(a, b addrbook.Entry) int {
+		return cmp.Or(own(a)-own(b), a.Added.Compare(b.Added))
+	}).Source.Kind
 }
 
 // conn is the connection that new streams to p would use: a direct one before

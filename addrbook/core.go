@@ -163,7 +163,11 @@ func (c *core) again(e *entry, from Source, now stamp) {
 		e.heard = now
 		c.touch(e)
 	}
-	if rankOf(from, e.addr) > rankOf(*e.from, e.addr) {
+	if rankOf(from, e.addr) == rankSelf && !e.self {
+		e.self = true
+		c.touch(e)
+	}
+	if from.names(*e.from) {
 		c.unsource(e)
 		e.from = c.source(from)
 		c.touch(e)
@@ -225,7 +229,7 @@ func (c *core) enter(a address.NodeAddress, id peer.ID, from Source, now stamp) 
 		c.setPeerID(r, id, now)
 	}
 	a.NodeID = r.id // one copy of the ID for all
-	e := &entry{addr: a, peer: r, from: c.source(from), added: now, heard: now, heapAt: -1, allAt: -1}
+	e := &entry{addr: a, peer: r, from: c.source(from), self: rankOf(from, a) == rankSelf, added: now, heard: now, heapAt: -1, allAt: -1}
 	c.link(e)
 	c.refer(e, s)
 	c.touch(e)

@@ -29,6 +29,7 @@ type entry struct {
 	addr address.NodeAddress
 	peer *record
 	from *Source // shared by all entries of one source; counted in core.sources
+	self bool    // the peer itself said so, too; from may be somebody else
 
 	added, heard, attempt, success, failure stamp
 	retry                                   stamp // not to be dialled before; never: not until taught anew
@@ -62,8 +63,19 @@ func rankOf(s Source, a address.NodeAddress) int {
 	return rankTold
 }
 
+// names reports whether a source is to be named as the one that taught an
+// address, instead of the one before it: a person is before everybody, a peer's
+// own word behind everybody, or nobody could see how a peer was found that has
+// spoken for itself since. Else the first stays.
+func (s Source) names(before Source) bool {
+	return s.Kind == Manual && before.Kind != Manual || before.Kind == Inbound && s.Kind != Inbound
+}
+
 func (e *entry) rank() int {
 	r := rankOf(*e.from, e.addr)
+	if e.self {
+		r = max(r, rankSelf)
+	}
 	if e.verified {
 		r = max(r, rankVerified)
 	}

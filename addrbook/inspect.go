@@ -15,7 +15,7 @@ import (
 // Entry is what the book knows of one address. Zero times: never.
 type Entry struct {
 	Address     address.NodeAddress
-	Source      Source    // who taught it first, or best
+	Source      Source    // a person, else the first that taught it; the peer itself only if nobody else has
 	Table       Table     // New or Tried
 	Slots       int       // how many slots it has: 1 to 8 among the new
 	Verified    bool      // it worked, and has not failed for a week since

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/kith-p2p/kith/address"
 )
 
 // Ranking the whole store for each dial: a pick looks at a bucket or two, and
@@ -181,5 +183,53 @@ func TestRegressionManualAddOfAShunnedPeer(t *testing.T) {
 	}
 	if a, ok := b.Pick(Any); !ok || a != at(1, "20.1.0.1") {
 		t.Fatal(a)
+	}
+}
+
+// What a peer said of itself took the place of who had taught its address, so
+// that nobody saw how it had been found. It keeps the worth of its own word.
+func TestRegressionAPeersOwnWordHidHowItWasFound(t *testing.T) {
+	mdns := Source{Kind: MDNS, Protocol: address.MConn}
+	told := pex(50, "20.9.0.1")
+	own := Source{Kind: Inbound, Peer: id(1), IP: ip("192.168.0.1")}
+	for name, c := range map[string]struct {
+		taught []Source
+		want   Source
+		rank   int
+	}{
+		"found, then it spoke":      {[]Source{mdns, own}, mdns, rankSelf},
+		"it spoke, then was found":  {[]Source{own, mdns}, mdns, rankSelf},
+		"its word alone":            {[]Source{own, own}, own, rankSelf},
+		"the first of two":          {[]Source{own, mdns, told, own}, mdns, rankSelf},
+		"a person before everybody": {[]Source{mdns, own, manual, mdns}, manual, rankManual},
+		"others do not vouch":       {[]Source{mdns, told}, mdns, rankTold},
+	} {
+		store := NewMemoryStore()
+		b := open(t, store, Options{})
+		a := at(1, "192.168.0.1")
+		for _, s := range c.taught {
+			if s == told { // may not speak of a private network
+				s.IP = ip("192.168.0.9")
+			}
+			if _, err := b.Add(a, s); err != nil {
+				t.Fatalf("%s: %v: %v", name, s, err)
+			}
+		}
+		for _, when := range []string{"at once", "after a restart"} {
+			if e, _ := b.Entry(a); e.Source != c.want {
+				t.Errorf("%s, %s: found by %v, want %v", name, when, e.Source, c.want)
+			}
+			if r := b.c.addrs[a].rank(); r != c.rank {
+				t.Errorf("%s, %s: rank %d, want %d", name, when, r, c.rank)
+			}
+			if err := b.c.invariants(b.now()); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+			if err := b.Close(); err != nil {
+				t.Fatal(err)
+			}
+			b = open(t, store, Options{})
+		}
+		b.Close()
 	}
 }

@@ -18,7 +18,7 @@ import (
 // (0: none). A row begins with the version of its layout, now 1, and holds
 // nothing after its last field.
 //
-//	aURL     an address: flags (1 tried, 2 verified), source (kind, peer, IP of 0, 4 or 16 bytes, protocol, name),
+//	aURL     an address: flags (1 tried, 2 verified, 4 the peer itself said so), source (kind, peer, IP of 0, 4 or 16 bytes, protocol, name),
 //	         added, heard, attempt, success, failure, retry, failures, number of new buckets, buckets
 //	pID      a peer: peer ID, score (8 bytes of IEEE 754), its moment, ban, shun, last connected
 //	bPREFIX  the ban of a prefix (a ban is since, until, reason; until 2^63-1: without end)
@@ -40,6 +40,7 @@ const (
 
 	flagTried    = 1
 	flagVerified = 2
+	flagSelf     = 4
 
 	maxAnchors = 2
 )
@@ -113,6 +114,9 @@ func encodeEntry(e *entry) []byte {
 	if e.verified {
 		flags |= flagVerified
 	}
+	if e.self {
+		flags |= flagSelf
+	}
 	w.uint(flags)
 	w.text(string(e.from.Kind))
 	w.text(string(e.from.Peer))
@@ -154,7 +158,7 @@ func decodeEntry(url string, value []byte) (savedEntry, error) {
 	}
 	r := rowReader{b: value}
 	r.version()
-	flags := r.uint(flagTried | flagVerified)
+	flags := r.uint(flagTried | flagVerified | flagSelf)
 	s.addr, s.tried, s.verified = a, flags&flagTried != 0, flags&flagVerified != 0
 	s.source.Kind = Kind(r.bytes(32))
 	s.source.Peer = identity.NodeID(r.bytes(identity.NodeIDLength))
@@ -167,6 +171,7 @@ func decodeEntry(url string, value []byte) (savedEntry, error) {
 	}
 	s.source.Protocol = address.Protocol(r.bytes(32))
 	s.source.Name = string(r.bytes(253))
+	s.self = flags&flagSelf != 0 || rankOf(s.source, a) == rankSelf // older rows have no such flag
 	s.added, s.heard, s.attempt, s.success, s.failure, s.retry = r.stamp(), r.stamp(), r.stamp(), r.stamp(), r.stamp(), r.stamp()
 	s.failures = uint16(r.uint(math.MaxUint16))
 	for range r.uint(maxReferences) {

@@ -97,6 +97,7 @@ var (
 // of ours found it, after identify.
 type DHT struct {
 	cfg DHTConfig
+	tally
 
 	mu      sync.Mutex // guards the fields below
 	running bool
@@ -206,7 +207,7 @@ func (d *DHT) join(j *joined) error {
 }
 
 func (d *DHT) newNet(wan bool) (*kadNet, error) {
-	rules := &netRules{wan: wan, loopback: d.cfg.Loopback}
+	rules := &netRules{wan: wan, loopback: d.cfg.Loopback, refused: &d.tally}
 	n := &kadNet{proto: d.cfg.Prefix + lanExtension, guard: newGuard(d.cfg.Host, rules, d.cfg.Hide), rules: rules}
 	mode := kad.ModeServer
 	if wan {
@@ -397,8 +398,9 @@ func (d *DHT) seek(id peer.ID) *joined {
 // search connects to nodes of the DHT, and to the peer: one that nobody can
 // reach is not found. The address at which it was found comes first; the others,
 // and all of them when it came to us or was found over a relay, are what it and
-// others say. It blocks for as long as the network takes, until ctx ends, a minute
-// at most. Errors match routing.ErrNotFound, or are ctx's.
+// others say. What is not believed of answers is counted, see Report. It blocks
+// for as long as the network takes, until ctx ends, a minute at most. Errors match
+// routing.ErrNotFound, or are ctx's.
 func (d *DHT) FindPeer(ctx context.Context, id peer.ID) (peer.AddrInfo, error) {
 	if err := id.Validate(); err != nil {
 		return peer.AddrInfo{}, fmt.Errorf("discovery: %w: %v", routing.ErrNotFound, err)
@@ -443,7 +445,19 @@ func (d *DHT) FindPeer(ctx context.Context, id peer.ID) (peer.AddrInfo, error) {
 
 // find asks one net. What comes back has passed its rules.
 func (n *kadNet) find(ctx context.Context, id peer.ID) []ma.Multiaddr {
-	info, err := n.node.FindPeer(ctx, id)
+	ctx, cancel := context.WithCancel(ctx)
+	asking, events := routing.RegisterForQueryEvents(ctx)
+	var noted sync.WaitGroup
+	noted.Go(func() {
+		for e := range events { // until cancel
+			if e.Type == routing.PeerResponse {
+				n.rules.note(e.Responses)
+			}
+		}
+	})
+	info, err := n.node.FindPeer(asking, id)
+	cancel()
+	noted.Wait()
 	if err != nil {
 		return nil
 	}

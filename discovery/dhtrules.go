@@ -2,6 +2,7 @@ package discovery
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/kith-p2p/kith/addrbook"
 	"github.com/libp2p/go-libp2p/core/host"
@@ -18,7 +19,10 @@ const (
 )
 
 // netRules say what is believed on one of the two nets.
-type netRules struct{ wan, loopback bool }
+type netRules struct {
+	wan, loopback bool
+	refused       *tally // of answers
+}
 
 // belongs says whether an address can be of a node of this net.
 func (r *netRules) belongs(m ma.Multiaddr) bool {
@@ -47,6 +51,34 @@ func (r *netRules) addresses(in []ma.Multiaddr) []ma.Multiaddr {
 		}
 	}
 	return out
+}
+
+// note counts what of an answer is not believed: what is not of this net, and what
+// is too much of one IP or, of all peers in it, of one network.
+func (r *netRules) note(answer []*peer.AddrInfo) {
+	at := map[string]map[peer.ID]bool{} // who is in which network
+	for _, p := range answer {
+		for _, a := range p.Addrs {
+			g := addrbook.Group(ipOf(a))
+			if at[g] == nil {
+				at[g] = map[peer.ID]bool{}
+			}
+			at[g][p.ID] = true
+		}
+	}
+	for _, p := range answer {
+		belong, believed := 0, r.addresses(p.Addrs)
+		for _, a := range p.Addrs {
+			if r.belongs(a) {
+				belong++
+			}
+		}
+		if r.wan && slices.ContainsFunc(believed, func(a ma.Multiaddr) bool { return len(at[addrbook.Group(ipOf(a))]) > wanPerTable }) {
+			believed = nil // kad-dht drops who is of a crowd
+		}
+		r.refused.add(addrbook.RefusedScope, len(p.Addrs)-belong)
+		r.refused.add(RefusedCrowd, belong-len(believed))
+	}
 }
 
 // mayQuery says whether a peer of an answer may be asked: only one that has an

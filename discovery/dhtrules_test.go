@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/kith-p2p/kith/addrbook"
 	"github.com/kith-p2p/kith/internal/host"
 	kadpb "github.com/libp2p/go-libp2p-kad-dht/pb"
 	"github.com/libp2p/go-libp2p/core/control"
@@ -168,6 +169,11 @@ func TestDHTAnswersWithPrivateOrTheVictimsAddresses(t *testing.T) {
 		if id, _ := f.Address.PeerID(); id != evil.ID() {
 			t.Errorf("taught: %v", f)
 		}
+	}
+	// Of each of 101 peers, 6 addresses are not of the internet and 100 at a place
+	// where all the others are, too.
+	if refused, _ := d.Report(); refused[addrbook.RefusedScope] < 101*6 || refused[RefusedCrowd] < 101*100 {
+		t.Errorf("what was dropped is not counted: %v", refused)
 	}
 }
 

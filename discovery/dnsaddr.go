@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"strings"
 	"time"
 
@@ -33,6 +34,10 @@ type DNSOptions struct {
 	Resolver madns.BasicResolver
 	// Every is how often to ask again. Default one hour.
 	Every time.Duration
+	// AnyScope also believes addresses that are not of the internet, as for the
+	// names of a private network. The book takes them as if they spoke for
+	// themselves.
+	AnyScope bool
 	// Logger is told what is wrong with answers. nil: nobody.
 	Logger *slog.Logger
 }
@@ -230,12 +235,13 @@ func NewDNSAddr(name string, o DNSOptions) (Source, error) {
 	if o.Every < 0 {
 		return nil, fmt.Errorf("%w: asking every %v", ErrOptions, o.Every)
 	}
-	return &dnsaddr{m.String(), strings.TrimPrefix(m.String(), "/dnsaddr/"), o.defaults()}, nil
+	return &dnsaddr{addr: m.String(), name: strings.TrimPrefix(m.String(), "/dnsaddr/"), o: o.defaults()}, nil
 }
 
 type dnsaddr struct {
 	addr, name string
 	o          DNSOptions
+	tally
 }
 
 func (s *dnsaddr) Name() string { return "dnsaddr " + s.name }
@@ -246,21 +252,29 @@ func (s *dnsaddr) Run(ctx context.Context, learn func([]Found)) error {
 		if err != nil && len(got.Addresses) == 0 {
 			return err
 		}
+		s.add(addrbook.RefusedInvalid, got.Malformed)
+		s.add(RefusedCut, got.Cut)
 		if got.Malformed+got.Cut+got.Failed > 0 {
 			s.o.Logger.Warn("discovery: not all dnsaddr records could be used", "name", s.name,
 				"used", len(got.Addresses), "malformed", got.Malformed, "cut", got.Cut, "failed", got.Failed)
 		}
-		learn(fromDNS(s.name, got.Addresses))
+		found := make([]Found, len(got.Addresses))
+		for i, a := range got.Addresses {
+			found[i] = Found{a, s.o.source(s.name, hostIP(a))}
+		}
+		learn(found)
 		return nil
 	})
 }
 
-func fromDNS(name string, as []address.NodeAddress) []Found {
-	found := make([]Found, len(as))
-	for i, a := range as {
-		found[i] = Found{a, addrbook.Source{Kind: addrbook.DNS, Name: name}}
+// source is who taught a place: the name. One that is not of the internet speaks
+// for itself, if it may: nobody far away could.
+func (o DNSOptions) source(name string, at netip.Addr) addrbook.Source {
+	from := addrbook.Source{Kind: addrbook.DNS, Name: name}
+	if o.AnyScope && addrbook.ScopeOf(at) != addrbook.ScopeGlobal {
+		from.IP = at
 	}
-	return found
+	return from
 }
 
 // repeat asks now and every o.Every, until ctx ends or it fails.

@@ -193,6 +193,9 @@ func TestDNSSeedWith10000Names(t *testing.T) {
 		if n := book.Stats().Addresses; n > dnsFound+1 || n < 2 {
 			t.Errorf("%d addresses after a day", n)
 		}
+		if s := statsOf(t, m, "dnsaddr evil.example"); s.Refused[RefusedCut] != 24*(10_000-dnsFound) && s.Refused[RefusedCut] != 25*(10_000-dnsFound) {
+			t.Errorf("what was cut is not counted: %+v", s)
+		}
 		if s := statsOf(t, m, "good"); s.Added != 1 {
 			t.Errorf("%+v", s)
 		}

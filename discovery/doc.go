@@ -26,11 +26,14 @@
 // Whoever answers may lie. What a source says is an address to try, never a
 // fact: a peer's ID is proven by the handshake of a connection to it. A source
 // may teach 64 new addresses a minute, 4 of one IP and 16 of one network
-// (addrbook.Group); what comes on top waits its turn, 256 addresses at most,
-// and is dropped and counted after that. What a person wrote down (Bootstrap) is
-// not limited. Which networks a source can speak for at all is the book's
-// decision (addrbook.MayLearn). From the DHT only those addresses enter the
-// book at which a peer was met and has identified itself.
+// (addrbook.Group), whether it taught them before or not; what comes on top waits
+// its turn, 256 addresses at most, of which those at the fullest places give way
+// to more. What the book knows costs nothing. What a person wrote down (Bootstrap)
+// is not limited; what the DNS says of a name that a person wrote down is. Which
+// networks a source can speak for at all is the book's decision
+// (addrbook.MayLearn). From the DHT only those addresses enter the book at which a
+// peer was met and has identified itself. What is dropped, here or there, is
+// counted by reason (SourceStats.Refused).
 //
 // # Duties of the caller
 //

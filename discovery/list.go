@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -164,6 +165,27 @@ func (l List) AddrInfos() []peer.AddrInfo {
 		}
 	}
 	return infos
+}
+
+// Sources returns the sources of a list: NewBootstrap for its addresses, if it has
+// any, and NewDNSAddr for each of its names. An error joins those of names that
+// cannot be used, which are left out.
+func (l List) Sources(name string, o DNSOptions) ([]Source, error) {
+	var sources []Source
+	if len(l.Addresses) > 0 {
+		sources = append(sources, NewBootstrap(name, l))
+	}
+	var faults []error
+	for _, n := range l.DNSAddrs {
+		s, err := NewDNSAddr(n, o)
+		switch {
+		case err != nil:
+			faults = append(faults, err)
+		case !slices.ContainsFunc(sources, func(t Source) bool { return t.Name() == s.Name() }):
+			sources = append(sources, s)
+		}
+	}
+	return sources, errors.Join(faults...)
 }
 
 // NewBootstrap returns a source that teaches the addresses of a list, at its

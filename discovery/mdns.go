@@ -1,6 +1,7 @@
 package discovery
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -34,13 +35,18 @@ const (
 
 // MDNS announces the host on the local network (RFC 6762) and calls found for
 // each other node, and again when its addresses change. found runs on
-// discovery's goroutine and must not block. Only addresses of private
-// networks are passed on, at most 8 a peer and 256 peers in all; nothing about
-// them is proven before a connection is. Close the result to stop; it returns
-// when nothing runs any more. It fails where there is no interface that can
-// multicast.
+// discovery's goroutines, several at once, and must not block. Only addresses of
+// private networks are passed on, at most 8 a peer. 256 peers are remembered;
+// those on top are not passed on, but for those at a place where nobody else is or
+// fewer are than elsewhere, for whom another is forgotten: made-up peers keep none
+// out but at the places that they name themselves. Nothing about peers is proven
+// before a connection is. Close the result to stop; it returns when nothing runs
+// any more. It fails where there is no interface that can multicast.
 func MDNS(h host.Host, log *slog.Logger, found func(peer.AddrInfo)) (io.Closer, error) {
-	n := &notifee{self: h.ID(), log: log, found: found, seen: map[peer.ID]time.Time{}}
+	return announce(h, newNotifee(h.ID(), logger(log), nil, found))
+}
+
+func announce(h host.Host, n *notifee) (io.Closer, error) {
 	s := mdns.NewMdnsService(h, ServiceName, n)
 	if err := s.Start(); err != nil {
 		return nil, errors.Join(fmt.Errorf("discovery: mDNS: %w", err), s.Close())
@@ -51,17 +57,18 @@ func MDNS(h host.Host, log *slog.Logger, found func(peer.AddrInfo)) (io.Closer, 
 // NewMDNS returns the source "mdns": MDNS for as long as it runs. Where there is
 // no interface that can multicast its Run fails, and a Mix tries again later. A
 // nil log logs nothing.
-func NewMDNS(h host.Host, log *slog.Logger) Source { return &mdnsSource{h, logger(log)} }
+func NewMDNS(h host.Host, log *slog.Logger) Source { return &mdnsSource{host: h, log: logger(log)} }
 
 type mdnsSource struct {
 	host host.Host
 	log  *slog.Logger
+	tally
 }
 
 func (s *mdnsSource) Name() string { return "mdns" }
 
 func (s *mdnsSource) Run(ctx context.Context, learn func([]Found)) error {
-	running, err := MDNS(s.host, s.log, func(p peer.AddrInfo) { learn(heard(p)) })
+	running, err := announce(s.host, newNotifee(s.host.ID(), s.log, &s.tally, func(p peer.AddrInfo) { learn(heard(p)) }))
 	if err != nil {
 		return err
 	}
@@ -81,37 +88,85 @@ func heard(p peer.AddrInfo) []Found {
 	return found
 }
 
+// notifee is told of announcements.
 type notifee struct {
-	self  peer.ID
-	log   *slog.Logger
-	found func(peer.AddrInfo)
+	self    peer.ID
+	log     *slog.Logger
+	refused *tally
+	found   func(peer.AddrInfo)
 
-	mu   sync.Mutex            // guards seen
-	seen map[peer.ID]time.Time // since when
+	mu   sync.Mutex // guards seen
+	seen map[peer.ID]sighting
+}
+
+// sighting is a peer that was announced.
+type sighting struct {
+	since time.Time
+	place string // of the first of its addresses
+}
+
+func newNotifee(self peer.ID, log *slog.Logger, refused *tally, found func(peer.AddrInfo)) *notifee {
+	return &notifee{self: self, log: log, refused: refused, found: found, seen: map[peer.ID]sighting{}}
 }
 
 // HandlePeerFound is called by the mDNS service for each answer.
 func (n *notifee) HandlePeerFound(p peer.AddrInfo) {
+	said := len(p.Addrs)
 	p.Addrs = lanAddrs(p.Addrs)
-	if p.ID == n.self || p.ID.Validate() != nil || len(p.Addrs) == 0 {
+	if p.ID == n.self || p.ID.Validate() != nil {
+		return
+	}
+	n.refused.add(addrbook.RefusedScope, said-len(p.Addrs))
+	if len(p.Addrs) == 0 {
 		return
 	}
 	n.mu.Lock()
-	_, known := n.seen[p.ID]
-	now := time.Now()
-	if !known && len(n.seen) >= maxPeers { // so that made-up ones do not deafen us for ever
-		maps.DeleteFunc(n.seen, func(_ peer.ID, since time.Time) bool { return now.Sub(since) > forgetPeers })
-	}
-	full := len(n.seen) >= maxPeers
-	if !known && !full {
-		n.seen[p.ID] = now
-	}
+	ok := n.remember(p.ID, ipOf(p.Addrs[0]).String(), time.Now())
 	n.mu.Unlock()
-	if !known && full {
+	if !ok {
+		n.refused.add(RefusedCrowd, len(p.Addrs))
 		n.log.Debug("mDNS: too many peers announced, ignoring more", "peer", p.ID)
 		return
 	}
 	n.found(p)
+}
+
+// remember reports whether a peer is remembered, or can be now. The caller holds
+// mu.
+func (n *notifee) remember(id peer.ID, place string, now time.Time) bool {
+	if _, known := n.seen[id]; known {
+		return true
+	}
+	if len(n.seen) >= maxPeers {
+		maps.DeleteFunc(n.seen, func(_ peer.ID, s sighting) bool { return now.Sub(s.since) > forgetPeers })
+	}
+	if len(n.seen) >= maxPeers && !n.makeRoom(place) {
+		return false
+	}
+	n.seen[id] = sighting{now, place}
+	return true
+}
+
+// makeRoom forgets the oldest of the place where most were announced. It reports
+// whether it did: not for one of the crowd, nor to have two places change roles
+// with each newcomer.
+func (n *notifee) makeRoom(place string) bool {
+	at := map[string]int{}
+	for _, s := range n.seen {
+		at[s.place]++
+	}
+	var out peer.ID
+	for id, s := range n.seen {
+		old := n.seen[out]
+		if c := cmp.Compare(at[s.place], at[old.place]); c > 0 || c == 0 && s.since.Before(old.since) {
+			out = id
+		}
+	}
+	if own := at[place]; own > 0 && own+1 >= at[n.seen[out].place] {
+		return false
+	}
+	delete(n.seen, out)
+	return true
 }
 
 // lanAddrs keeps what can be on this network.

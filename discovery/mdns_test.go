@@ -17,7 +17,7 @@ import (
 func TestOnlyAddressesOfThisNetwork(t *testing.T) {
 	self, other := newID(t), newID(t)
 	var got []peer.AddrInfo
-	n := &notifee{self: self, log: slog.New(slog.DiscardHandler), seen: map[peer.ID]time.Time{}, found: func(p peer.AddrInfo) { got = append(got, p) }}
+	n := newNotifee(self, slog.New(slog.DiscardHandler), nil, func(p peer.AddrInfo) { got = append(got, p) })
 	n.HandlePeerFound(peer.AddrInfo{ID: other, Addrs: []ma.Multiaddr{
 		ma.StringCast("/ip4/192.168.1.5/tcp/4001"),
 		ma.StringCast("/ip4/8.8.8.8/tcp/4001"),                                     // a victim elsewhere
@@ -48,12 +48,12 @@ func TestOnlyAddressesOfThisNetwork(t *testing.T) {
 // peers may still change their addresses when the cap is reached.
 func TestAnnouncementsAreCapped(t *testing.T) {
 	count := 0
-	n := &notifee{self: newID(t), log: slog.New(slog.DiscardHandler), seen: map[peer.ID]time.Time{}, found: func(p peer.AddrInfo) {
+	n := newNotifee(newID(t), slog.New(slog.DiscardHandler), nil, func(p peer.AddrInfo) {
 		count++
 		if len(p.Addrs) > maxAddrs {
 			t.Fatalf("%d addresses", len(p.Addrs))
 		}
-	}}
+	})
 	var many []ma.Multiaddr
 	for i := range 100 {
 		many = append(many, ma.StringCast(fmt.Sprintf("/ip4/10.0.0.%d/tcp/4001", i)))
@@ -75,7 +75,7 @@ func TestAnnouncementsAreCapped(t *testing.T) {
 func TestRegressionAnnouncementsDeafenForEver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		heard := map[peer.ID]bool{}
-		n := &notifee{self: newID(t), log: slog.New(slog.DiscardHandler), seen: map[peer.ID]time.Time{}, found: func(p peer.AddrInfo) { heard[p.ID] = true }}
+		n := newNotifee(newID(t), slog.New(slog.DiscardHandler), nil, func(p peer.AddrInfo) { heard[p.ID] = true })
 		say := func() peer.ID {
 			id := newID(t)
 			n.HandlePeerFound(peer.AddrInfo{ID: id, Addrs: []ma.Multiaddr{ma.StringCast("/ip4/10.0.0.1/tcp/4001")}})
@@ -110,5 +110,44 @@ func TestAnnouncementsEnterTheBook(t *testing.T) {
 		if l := book.Learn(f.From, []address.NodeAddress{f.Address}); l.Added != 1 {
 			t.Errorf("%v: %+v", f, l)
 		}
+	}
+}
+
+// Made-up announcements took all places in the table of seen peers, and nobody
+// else was heard.
+func TestRegressionMadeUpAnnouncementsFillTheTable(t *testing.T) {
+	for name, c := range map[string]struct {
+		place  func(i int) string
+		passed int // of 10,000 made-up ones
+	}{
+		"at one place":        {func(int) string { return "10.0.0.1" }, maxPeers},
+		"at 20 places":        {func(i int) string { return fmt.Sprintf("10.0.0.%d", i%20) }, maxPeers + 20},
+		"at ever new places":  {func(i int) string { return fmt.Sprintf("10.1.%d.%d", i/250, i%250) }, 10_000},
+		"at some, ever again": {func(i int) string { return fmt.Sprintf("10.0.0.%d", i*i%251) }, 1000},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				heard, refused := map[peer.ID]bool{}, &tally{}
+				n := newNotifee(newID(t), slog.New(slog.DiscardHandler), refused, func(p peer.AddrInfo) { heard[p.ID] = true })
+				say := func(id peer.ID, place string) {
+					n.HandlePeerFound(peer.AddrInfo{ID: id, Addrs: []ma.Multiaddr{ma.StringCast("/ip4/" + place + "/tcp/4001")}})
+				}
+				for i := range 10_000 {
+					say(peer.ID(fmt.Sprint("made up ", i)), c.place(i))
+				}
+				if len(heard) > c.passed || len(n.seen) > maxPeers {
+					t.Errorf("%d made-up ones were passed on, %d are remembered", len(heard), len(n.seen))
+				}
+				if got, _ := refused.Report(); got[RefusedCrowd] != uint64(10_000-len(heard)) {
+					t.Errorf("%d of 10000 were passed on, refused: %v", len(heard), got)
+				}
+				for i := range 20 { // all at once, at places that nobody else names
+					id := newID(t)
+					if say(id, fmt.Sprintf("10.0.9.%d", i)); !heard[id] {
+						t.Errorf("the %d. real one is not heard", i+1)
+					}
+				}
+			})
+		})
 	}
 }

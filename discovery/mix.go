@@ -82,7 +82,7 @@ type member struct {
 	on      bool
 	run     *run // nil: not running now
 	counts  SourceStats
-	waiting []Found
+	waiting queue
 	share   share
 	taught  memory
 }
@@ -219,14 +219,16 @@ func (m *Mix) shares(ctx context.Context) {
 		for _, s := range m.sources {
 			m.mu.Lock()
 			s.share.refill(m.cfg)
-			found := s.waiting
-			s.waiting = nil
+			found := s.waiting.items
+			s.waiting = queue{}
 			m.mu.Unlock()
-			for _, f := range found {
+			for _, q := range found {
+				f := q.Found
+				known := m.knows(f.Address)
 				m.mu.Lock()
 				what := later
 				if s.on {
-					what = m.admit(s, f)
+					what = m.admit(s, f, known)
 				}
 				m.mu.Unlock()
 				m.teach(s, f, what)
@@ -239,7 +241,7 @@ func (m *Mix) shares(ctx context.Context) {
 func (m *Mix) tend(ctx context.Context, s *member) {
 	defer func() {
 		m.mu.Lock()
-		s.counts.State, s.waiting = StateOff, nil
+		s.counts.State, s.waiting = StateOff, queue{}
 		m.mu.Unlock()
 	}()
 	failures := 0
@@ -267,6 +269,9 @@ func (m *Mix) tend(ctx context.Context, s *member) {
 			s.pause(ctx, nil)
 		default:
 			wait := backoff.Jittered(failures, retryFirst, retryLimit)
+			if e, ok := errors.AsType[*RetryError](err); ok {
+				wait = max(wait, e.In)
+			}
 			m.logFailure(s.name, err, wait)
 			t := time.NewTimer(wait)
 			s.pause(ctx, t.C)
@@ -307,7 +312,7 @@ func (m *Mix) end(s *member, r *run, err error, off bool, failures int) {
 	close(r.ended)
 	switch {
 	case off:
-		s.counts.State, s.waiting = StateOff, nil
+		s.counts.State, s.waiting = StateOff, queue{}
 	case err == nil:
 		s.counts.State = StateDone
 	default:
@@ -351,7 +356,7 @@ func (m *Mix) Switch(ctx context.Context, name string, on bool) error {
 	s.on = on
 	r := s.run
 	if !on {
-		s.waiting = nil
+		s.waiting = queue{}
 	}
 	m.mu.Unlock()
 	if r == nil || !on {
@@ -375,13 +380,14 @@ func (m *Mix) Switch(ctx context.Context, name string, on bool) error {
 // offer takes what a source found. What a run says after its end does not count.
 func (m *Mix) offer(s *member, r *run, found []Found) {
 	for _, f := range found {
+		known := m.knows(f.Address)
 		m.mu.Lock()
 		if s.run != r || !s.on {
 			m.mu.Unlock()
 			return
 		}
 		s.counts.Offered++
-		what := m.admit(s, f)
+		what := m.admit(s, f, known)
 		m.mu.Unlock()
 		m.teach(s, f, what)
 	}
@@ -396,18 +402,26 @@ const (
 	paid                   // teach it, a share is taken
 )
 
-// admit decides. What may not be taught now waits, or is refused. What the source
-// has taught before costs nothing unless it turns out to be new again. The caller
-// holds mu.
-func (m *Mix) admit(s *member, f Found) admission {
-	if trusted(f.From.Kind) || s.taught.has(f.Address) && s.share.left > 0 {
+// knows reports whether the book has an address now.
+func (m *Mix) knows(a address.NodeAddress) bool {
+	_, ok := m.cfg.Learner.Entry(a)
+	return ok
+}
+
+// admit decides. What may not be taught now waits, or is refused. What the book
+// knows takes no room in it and costs nothing, unless it turns out to be gone; who
+// taught it, and how often, says nothing of that. The caller holds mu.
+func (m *Mix) admit(s *member, f Found, known bool) admission {
+	if trusted(f.From.Kind) || known {
 		return free
 	}
 	switch why := s.share.take(f.Address, m.cfg); {
 	case why == "":
 		return paid
-	case why == RefusedShare && len(s.waiting) < maxWaiting:
-		s.waiting = append(s.waiting, f)
+	case why == RefusedShare:
+		if s.waiting.add(f) {
+			s.counts.refuse(why, 1)
+		}
 	default:
 		s.counts.refuse(why, 1)
 	}
@@ -434,7 +448,7 @@ func (m *Mix) teach(s *member, f Found, what admission) {
 	case what == paid && l.Added == 0:
 		s.share.giveBack(f.Address, m.cfg)
 	case what == free && l.Added > 0 && !trusted(f.From.Kind):
-		s.share.left--
+		s.share.charge(f.Address)
 	}
 }
 

@@ -521,3 +521,150 @@ func TestNothingIsJoinedUnasked(t *testing.T) {
 		stop()
 	})
 }
+
+// What a source had taught once cost no share of its host and its network when it
+// came again, though the book had let it go: a victim could be named for ever, 64
+// times a minute.
+func TestRegressionTaughtOnceWasFreeForEver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		book := newBook(t, addrbook.Options{})
+		var victim []Found
+		for i := range 60 {
+			victim = append(victim, Found{numbered(i, "93.184.1.1"), fromDHT})
+		}
+		speak := make(chan []Found)
+		m := newMix(t, MixConfig{Learner: book, Sources: []Source{funcSource{"dht", func(ctx context.Context, learn func([]Found)) error {
+			for {
+				select {
+				case found := <-speak:
+					learn(found)
+				case <-ctx.Done():
+					return nil
+				}
+			}
+		}}}})
+		defer start(t, m)()
+		for n := 0; n < len(victim); n += 4 { // each is taught, a few in each interval
+			speak <- victim[n : n+4]
+			synctest.Wait()
+			for _, f := range victim[n : n+4] { // the book gives it up
+				book.Remove(f.Address)
+			}
+			time.Sleep(time.Minute + time.Second)
+		}
+		if s := statsOf(t, m, "dht"); s.Added != 60 {
+			t.Fatalf("%+v", s)
+		}
+		speak <- victim
+		synctest.Wait()
+		if s := statsOf(t, m, "dht"); s.Added != 60+4 || s.Refused[RefusedCrowd] != 60-4 {
+			t.Errorf("taught again at once: %+v", s)
+		}
+		// Those in the book cost nothing, and are no way around the share.
+		speak <- victim
+		synctest.Wait()
+		if s := statsOf(t, m, "dht"); s.Added != 60+4 || s.Known != 4 {
+			t.Errorf("and again: %+v", s)
+		}
+	})
+}
+
+// vanishing has lost by the time of Learn what it knew at that of Entry.
+type vanishing struct{ *addrbook.Book }
+
+func (vanishing) Entry(address.NodeAddress) (addrbook.Entry, bool) { return addrbook.Entry{}, true }
+
+// What turns out to be new after all is charged.
+func TestWhatVanishesIsCharged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMix(t, MixConfig{Learner: vanishing{newBook(t, addrbook.Options{})}, Sources: []Source{once("dht", many(70, fromDHT)...)}})
+		defer start(t, m)()
+		synctest.Wait()
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if s := m.sources[0]; s.share.left != 64-70 || s.share.hosts[hostIP(numbered(0, public(0)))] != 1 {
+			t.Errorf("%d left, of hosts %v", s.share.left, s.share.hosts)
+		}
+	})
+}
+
+// Whoever came first, and often, filled all the room where addresses wait, and
+// those of others were dropped, which mDNS does not announce again for an hour.
+func TestRegressionACrowdFilledTheQueue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		book := newBook(t, addrbook.Options{})
+		mdns := addrbook.Source{Kind: addrbook.MDNS, Protocol: address.MConn}
+		var found []Found
+		for i := range 10_000 {
+			found = append(found, Found{numbered(i, fmt.Sprintf("10.0.0.%d", 1+i%20)), mdns})
+		}
+		found = append(found, Found{numbered(1<<20, "10.0.0.99"), mdns})
+		m := newMix(t, MixConfig{Learner: book, Sources: []Source{once("mdns", found...)}})
+		defer start(t, m)()
+		synctest.Wait()
+		if s := statsOf(t, m, "mdns"); s.Waiting != maxWaiting || s.Refused[RefusedShare] != 10_001-64-maxWaiting {
+			t.Errorf("%+v", s)
+		}
+		time.Sleep(maxWaiting / 64 * time.Minute)
+		time.Sleep(time.Second)
+		if len(book.Addresses(numbered(1<<20, "").NodeID)) != 1 {
+			t.Errorf("the one at a place of its own was crowded out: %+v", statsOf(t, m, "mdns"))
+		}
+	})
+}
+
+// The queue is bounded, keeps its counts, and lets the crowd go first.
+func TestQueue(t *testing.T) {
+	var q queue
+	for i := range 50 {
+		q.add(Found{Address: numbered(i, public(i))})
+	}
+	for i := range 1000 {
+		if gaveWay := q.add(Found{Address: numbered(1000+i, "10.0.0.1")}); gaveWay != (50+i >= maxWaiting) {
+			t.Fatalf("%d: %v", i, gaveWay)
+		}
+	}
+	count := map[string]int{}
+	for _, f := range q.items {
+		if f.place != placeOf(f.Address) {
+			t.Errorf("%v is not at %s", f.Address, f.place)
+		}
+		count[f.place]++
+	}
+	if len(q.items) != maxWaiting || !maps.Equal(count, q.places) || count["10.0.0.1"] != maxWaiting-50 {
+		t.Errorf("%d wait, %v", len(q.items), count)
+	}
+	for i := range 1000 { // no place has more than another: all have the same chance
+		q.add(Found{Address: numbered(1000+i, public(100+i))})
+	}
+	if len(q.items) != maxWaiting || q.places["10.0.0.1"] > 1 || len(q.places) != maxWaiting {
+		t.Errorf("%d wait at %d places, %d at one", len(q.items), len(q.places), q.places["10.0.0.1"])
+	}
+}
+
+// reports is a source that says more of itself.
+type reports struct {
+	funcSource
+	tally
+	fault error
+}
+
+func (r *reports) Report() (map[addrbook.Reason]uint64, error) {
+	refused, _ := r.tally.Report()
+	return refused, r.fault
+}
+
+func TestReports(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &reports{funcSource: once("dht", many(1, fromDHT)...).(funcSource), fault: errNoName}
+		r.add(addrbook.RefusedScope, 3)
+		m := newMix(t, MixConfig{Learner: newBook(t, addrbook.Options{}), Sources: []Source{r}})
+		defer start(t, m)()
+		synctest.Wait()
+		for range 2 { // asking does not count again
+			if s := statsOf(t, m, "dht"); s.Added != 1 || s.Refused[addrbook.RefusedScope] != 3 || !errors.Is(s.LastError, errNoName) {
+				t.Errorf("%+v", s)
+			}
+		}
+	})
+}

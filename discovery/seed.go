@@ -22,7 +22,8 @@ import (
 
 // What one answer of a seed may make us do.
 const (
-	seedAsks     = 64 // places that are asked who they are
+	seedRead     = 256 // addresses looked at
+	seedAsks     = 64  // of these, places that are asked who they are
 	seedAtOnce   = 8
 	seedPerGroup = 4 // of one network, see addrbook.Group
 	askTimeout   = 10 * time.Second
@@ -44,17 +45,16 @@ type SeedOptions struct {
 	// Allow is asked before each place is. Give it the gate, so that nobody is
 	// dialled here who may not connect. nil: all are allowed.
 	Allow func(netip.Addr) bool
-	// AnyScope also asks places that are not of the internet, as for a seed of a
-	// private network.
-	AnyScope bool
 }
 
 // NewDNSSeed returns the source "seed HOST": a name whose address records are
 // nodes, as btcd has them (connmgr.SeedFromDNS, which takes 256 from an answer).
 // At its start and then every DNSOptions.Every it asks the DNS, then 64 of these
 // places, chosen at random, at most 4 of one network, who they are, and
-// teaches those that say it. Its Run fails when the DNS has no answer, or
-// nobody at these places. Errors match ErrOptions.
+// teaches those that say it; with DNSOptions.AnyScope also places that are not of
+// the internet. Its Run fails when the DNS has no answer, or with ErrNobody; when
+// nobody at these places said who it is, that is a RetryError as well: nobody is
+// asked more often than DNSOptions.Every. Errors match ErrOptions.
 func NewDNSSeed(host string, o SeedOptions) (Source, error) {
 	if host == "" || len(host) > 253 || o.Port == 0 || o.Every < 0 {
 		return nil, fmt.Errorf("%w: a DNS seed needs a name and the port of its nodes", ErrOptions)
@@ -63,12 +63,13 @@ func NewDNSSeed(host string, o SeedOptions) (Source, error) {
 	if o.Identify == nil {
 		o.Identify = IdentifyTCP
 	}
-	return &dnsSeed{host, o}, nil
+	return &dnsSeed{host: host, o: o}, nil
 }
 
 type dnsSeed struct {
 	host string
 	o    SeedOptions
+	tally
 }
 
 func (s *dnsSeed) Name() string { return "seed " + s.host }
@@ -104,15 +105,20 @@ func (s *dnsSeed) places(ctx context.Context) ([]netip.AddrPort, error) {
 		group := addrbook.Group(ip)
 		switch scope := addrbook.ScopeOf(ip); {
 		case scope == addrbook.ScopeNone, scope != addrbook.ScopeGlobal && !s.o.AnyScope:
-		case groups[group] == seedPerGroup, len(places) == seedAsks:
+			s.add(addrbook.RefusedScope, 1)
+		case groups[group] == seedPerGroup:
+			s.add(RefusedCrowd, 1)
+		case len(places) == seedAsks:
+			s.add(RefusedCut, 1)
 		case s.o.Allow != nil && !s.o.Allow(ip):
+			s.add(addrbook.RefusedBanned, 1)
 		default:
 			groups[group]++
 			places = append(places, netip.AddrPortFrom(ip, a.Port))
 		}
 	}
 	if len(places) == 0 {
-		return nil, fmt.Errorf("discovery: seed %s: none of the %d addresses it names may be asked", s.host, len(answer))
+		return nil, fmt.Errorf("%w: %s: none of the %d addresses it names may be asked", ErrNobody, s.host, len(answer))
 	}
 	return places, nil
 }
@@ -122,6 +128,8 @@ func (s *dnsSeed) lookup(ctx context.Context, host string) ([]net.IP, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.add(RefusedCut, len(got)-seedRead)
+	got = got[:min(len(got), seedRead)]
 	ips := make([]net.IP, len(got))
 	for i, a := range got {
 		ips[i] = a.IP
@@ -147,7 +155,9 @@ func (s *dnsSeed) ask(ctx context.Context, places []netip.AddrPort, learn func([
 				}
 				a, err := s.identify(ctx, places[i])
 				if err == nil {
-					learn([]Found{{a, s.source(places[i].Addr())}})
+					learn([]Found{{a, s.o.source(s.host, places[i].Addr())}})
+				} else if ctx.Err() == nil {
+					s.add(RefusedNobody, 1)
 				}
 				mu.Lock()
 				if err == nil {
@@ -161,19 +171,9 @@ func (s *dnsSeed) ask(ctx context.Context, places []netip.AddrPort, learn func([
 	}
 	all.Wait()
 	if said == 0 && last != nil {
-		return fmt.Errorf("discovery: seed %s: nobody at the %d places asked: %w", s.host, len(places), last)
+		return &RetryError{s.o.Every, fmt.Errorf("%w: %s: of the %d places asked none said who it is: %w", ErrNobody, s.host, len(places), last)}
 	}
 	return nil
-}
-
-// source is who taught a place. One that is not of the internet speaks for
-// itself, since it was met there: nobody far away could.
-func (s *dnsSeed) source(at netip.Addr) addrbook.Source {
-	from := addrbook.Source{Kind: addrbook.DNS, Name: s.host}
-	if addrbook.ScopeOf(at) != addrbook.ScopeGlobal {
-		from.IP = at
-	}
-	return from
 }
 
 // identify asks one place. A panic of Identify is its error: it runs on a

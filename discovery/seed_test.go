@@ -163,7 +163,7 @@ func TestIdentifyTCP(t *testing.T) {
 func TestDNSSeed(t *testing.T) {
 	h := newHost(t)
 	r := dnsServer(t, map[string][]net.IP{"x9.seed.example.": {net.IPv4(127, 0, 0, 1)}, "seed.example.": {}}, nil)
-	s, err := NewDNSSeed("seed.example", SeedOptions{DNSOptions: DNSOptions{Resolver: r}, Port: place(t, h).Port(), HasFiltering: true, Services: 9, AnyScope: true})
+	s, err := NewDNSSeed("seed.example", SeedOptions{DNSOptions: DNSOptions{Resolver: r, AnyScope: true}, Port: place(t, h).Port(), HasFiltering: true, Services: 9})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -261,7 +261,14 @@ func TestSeedWith10000Addresses(t *testing.T) {
 		if n := book.Stats().Addresses; n != seedAsks+seedPerGroup {
 			t.Errorf("%d addresses in the book", n)
 		}
-		if s := statsOf(t, m, "seed private.example"); s.LastError == nil || s.State != StateFailed {
+		if s := statsOf(t, m, "seed private.example"); !errors.Is(s.LastError, ErrNobody) || s.State != StateFailed || s.Refused[addrbook.RefusedScope] != seedRead*s.Runs {
+			t.Errorf("%+v", s)
+		}
+		// What nobody was asked about is counted.
+		if s := statsOf(t, m, "seed wide.example"); s.Refused[RefusedCut] != 10_000-seedAsks || s.Offered != seedAsks {
+			t.Errorf("%+v", s)
+		}
+		if s := statsOf(t, m, "seed victim.example"); s.Refused[RefusedCut] != 10_000-seedRead || s.Refused[RefusedCrowd] != seedRead-seedPerGroup {
 			t.Errorf("%+v", s)
 		}
 		stop()
@@ -291,14 +298,70 @@ func TestSeedsOfNobody(t *testing.T) {
 			}
 			var c collector
 			started := time.Now()
-			if err := s.Run(t.Context(), c.learn); err == nil || len(c.all()) != 0 || time.Since(started) > askTimeout {
+			err = s.Run(t.Context(), c.learn)
+			if !errors.Is(err, ErrNobody) || len(c.all()) != 0 || time.Since(started) > askTimeout {
 				t.Errorf("%s: %v, %v after %v", name, err, c.all(), time.Since(started))
+			}
+			if _, later := errors.AsType[*RetryError](err); later != (name != "gated") {
+				t.Errorf("%s: %#v", name, err)
+			}
+			refused, _ := s.(Reporter).Report()
+			if refused[RefusedNobody]+refused[addrbook.RefusedBanned] != 2 {
+				t.Errorf("%s: %v", name, refused)
 			}
 		}
 		for _, o := range []SeedOptions{{}, {Port: 1, DNSOptions: DNSOptions{Every: -1}}} {
 			if _, err := NewDNSSeed("a.example", o); !errors.Is(err, ErrOptions) {
 				t.Errorf("%+v: %v", o, err)
 			}
+		}
+	})
+}
+
+// The places of a seed that did not answer were asked again after seconds, as a
+// source that fails is, and not every hour.
+func TestRegressionPlacesAskedMoreOftenThanEvery(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		z := &zone{ips: map[string][]net.IPAddr{"a.example": {{IP: net.IPv4(1, 1, 1, 1)}, {IP: net.IPv4(2, 2, 2, 2)}}}}
+		var asked atomic.Int64
+		var there atomic.Bool
+		s, err := NewDNSSeed("a.example", SeedOptions{
+			DNSOptions: DNSOptions{Resolver: z, Every: 3 * time.Hour}, Port: 1000,
+			Identify: func(_ context.Context, at netip.AddrPort) (address.NodeAddress, error) {
+				asked.Add(1)
+				if !there.Load() {
+					return address.NodeAddress{}, errNoName
+				}
+				return numbered(int(at.Addr().As4()[0]), at.Addr().String()), nil
+			},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := newMix(t, MixConfig{Learner: newBook(t, addrbook.Options{}), Sources: []Source{s}})
+		defer start(t, m)()
+		time.Sleep(time.Minute)
+		for day := range 2 {
+			time.Sleep(24*time.Hour - 2*time.Minute)
+			synctest.Wait()
+			z.mu.Lock()
+			if rounds := int(asked.Load() / 2); rounds != 8*(day+1) || len(z.asked) != rounds {
+				t.Errorf("on day %d they were asked %d times, the DNS %d times, want every 3 h", day, rounds, len(z.asked))
+			}
+			z.mu.Unlock()
+			time.Sleep(2 * time.Minute)
+		}
+		if s := statsOf(t, m, s.Name()); s.State != StateFailed || !errors.Is(s.LastError, ErrNobody) || !errors.Is(s.LastError, errNoName) {
+			t.Errorf("%+v", s)
+		}
+		// A person who turns it on asks at once; and it works again.
+		there.Store(true)
+		if err := m.Switch(t.Context(), s.Name(), true); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if s := statsOf(t, m, s.Name()); s.State != StateRunning || s.Added != 2 {
+			t.Errorf("%+v", s)
 		}
 	})
 }

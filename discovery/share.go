@@ -1,7 +1,10 @@
 package discovery
 
 import (
+	"cmp"
+	"math/rand/v2"
 	"net/netip"
+	"slices"
 
 	"github.com/kith-p2p/kith/addrbook"
 	"github.com/kith-p2p/kith/address"
@@ -35,6 +38,15 @@ func (s *share) take(a address.NodeAddress, cfg MixConfig) addrbook.Reason {
 	return ""
 }
 
+// charge is take for what is taught already.
+func (s *share) charge(a address.NodeAddress) {
+	if ip, group := crowd(a); group != "" {
+		s.hosts[ip]++
+		s.groups[group]++
+	}
+	s.left--
+}
+
 // giveBack undoes take for an address that took no room in the book. There may
 // have been a refill in between.
 func (s *share) giveBack(a address.NodeAddress, cfg MixConfig) {
@@ -59,6 +71,59 @@ func crowd(a address.NodeAddress) (netip.Addr, string) {
 		return netip.Addr{}, ""
 	}
 	return ip, addrbook.Group(ip)
+}
+
+// queue is what waits for the next share of a source, maxWaiting at most. When
+// there is no room, one of the places where most of it is gives way, chosen at
+// random: so that no crowd keeps others out, neither by its number nor by being
+// there first. The zero value is empty.
+type queue struct {
+	items  []queued
+	places map[string]int // of items
+}
+
+type queued struct {
+	Found
+	place string
+}
+
+// add reports whether one had to give way, the new one perhaps.
+func (q *queue) add(f Found) (gaveWay bool) {
+	if q.places == nil {
+		q.places = map[string]int{}
+	}
+	place := placeOf(f.Address)
+	q.items = append(q.items, queued{f, place})
+	q.places[place]++
+	if len(q.items) <= maxWaiting {
+		return false
+	}
+	most, crowd, victim := 0, 0, 0 // crowd: how many are at the places with the most
+	for i, f := range q.items {
+		n := q.places[f.place]
+		if n > most {
+			most, crowd = n, 0
+		}
+		if n < most {
+			continue
+		}
+		if crowd++; rand.IntN(crowd) == 0 {
+			victim = i
+		}
+	}
+	place = q.items[victim].place
+	if q.places[place]--; q.places[place] == 0 {
+		delete(q.places, place)
+	}
+	q.items = slices.Delete(q.items, victim, victim+1)
+	return true
+}
+
+// placeOf is where an address is as far as it matters who else is there: its
+// network on the internet (addrbook.Group), its IP elsewhere, or what it has
+// instead.
+func placeOf(a address.NodeAddress) string {
+	return cmp.Or(addrbook.Group(hostIP(a)), a.Hostname, string(a.NodeID))
 }
 
 // memory is the last addresses that a source taught: the zero value is empty.

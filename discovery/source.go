@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"time"
 
 	"github.com/kith-p2p/kith/addrbook"
 	"github.com/kith-p2p/kith/address"
@@ -23,7 +24,23 @@ var (
 	ErrUnknownSource = errors.New("discovery: no such source")
 	// ErrRunning says that something that runs once at a time already does.
 	ErrRunning = errors.New("discovery: already running")
+	// ErrNobody says that a DNS seed names no place that may be asked, or that
+	// nobody is at those that were.
+	ErrNobody = errors.New("discovery: the seed leads to nobody")
 )
+
+// RetryError is an error of a Source's Run that says how long to wait at least
+// before it is run again. A Mix does.
+type RetryError struct {
+	In  time.Duration
+	Err error
+}
+
+// Error is that of the cause.
+func (e *RetryError) Error() string { return e.Err.Error() }
+
+// Unwrap returns the cause.
+func (e *RetryError) Unwrap() error { return e.Err }
 
 // Found is an address, and who said so.
 type Found struct {
@@ -44,11 +61,21 @@ type Source interface {
 	Run(ctx context.Context, learn func([]Found)) error
 }
 
+// Reporter is a Source that says more of itself than a Mix can see: what it did
+// not pass on, by reason, and what is wrong with a part of it (nil: nothing). Mix.Stats shows both. Report may be called at any time, by
+// several goroutines, and returns at once.
+type Reporter interface {
+	Source
+	Report() (refused map[addrbook.Reason]uint64, fault error)
+}
+
 // Learner is taught what sources found. *addrbook.Book is one: of a
 // p2p.PeerManager, what its Book returns. It must be safe for concurrent use and
 // return soon.
 type Learner interface {
 	Learn(from addrbook.Source, as []address.NodeAddress) addrbook.Learned
+	// Entry says whether an address is known. Teaching one that is costs no share.
+	Entry(address.NodeAddress) (addrbook.Entry, bool)
 }
 
 func logger(log *slog.Logger) *slog.Logger {

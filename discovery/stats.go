@@ -1,7 +1,9 @@
 package discovery
 
 import (
+	"cmp"
 	"maps"
+	"sync"
 
 	"github.com/kith-p2p/kith/addrbook"
 	"github.com/kith-p2p/kith/address"
@@ -15,7 +17,37 @@ const (
 	RefusedCrowd addrbook.Reason = "crowded"
 	// RefusedByBook: the book refused what an external source taught it.
 	RefusedByBook addrbook.Reason = "book"
+	// RefusedCut: it is above what is read of one answer.
+	RefusedCut addrbook.Reason = "cut"
+	// RefusedNobody: at the place that a DNS seed named nobody said who it is.
+	RefusedNobody addrbook.Reason = "nobody"
 )
+
+// tally counts what a source does not pass on. The zero value and nil are
+// empty; nil counts nothing. It is safe for concurrent use.
+type tally struct {
+	mu sync.Mutex // guards n
+	n  map[addrbook.Reason]uint64
+}
+
+func (t *tally) add(why addrbook.Reason, n int) {
+	if t == nil || n <= 0 {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.n == nil {
+		t.n = map[addrbook.Reason]uint64{}
+	}
+	t.n[why] += uint64(n)
+}
+
+// Report implements Reporter.
+func (t *tally) Report() (map[addrbook.Reason]uint64, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return maps.Clone(t.n), nil
+}
 
 // State says what a source does.
 type State string
@@ -38,17 +70,17 @@ type SourceStats struct {
 	Name  string
 	State State
 
-	Offered uint64 // addresses
-	Added   uint64 // of these, new to the book
-	Known   uint64 // known to it
-	Refused map[addrbook.Reason]uint64
-	Waiting int // for the next share
+	Offered uint64                     // addresses
+	Added   uint64                     // of these, new to the book
+	Known   uint64                     // known to it
+	Refused map[addrbook.Reason]uint64 // of these, and what a Reporter did not offer
+	Waiting int                        // for the next share
 	Dials   Dials
 
 	Runs      uint64 // how often it was run
 	Panics    uint64
 	Failures  int   // in a row
-	LastError error // of a run that failed; nil: none did
+	LastError error // of a run that failed, or what a Reporter says; nil: none did
 }
 
 func (s *SourceStats) refuse(why addrbook.Reason, n int) {
@@ -70,16 +102,23 @@ type External struct {
 }
 
 // Stats returns the counts, sources first, in the order of the configuration. It
-// asks the books of external sources.
+// asks sources that are Reporters, and the books of external sources.
 func (m *Mix) Stats() []SourceStats {
 	var all []SourceStats
-	m.mu.Lock()
 	for _, s := range m.sources {
+		m.mu.Lock()
 		c := s.counts
-		c.Refused, c.Waiting = maps.Clone(c.Refused), len(s.waiting)
+		c.Refused, c.Waiting = maps.Clone(c.Refused), len(s.waiting.items)
+		m.mu.Unlock()
+		if r, ok := s.source.(Reporter); ok {
+			refused, fault := r.Report()
+			for why, n := range refused {
+				c.refuse(why, int(n))
+			}
+			c.LastError = cmp.Or(c.LastError, fault)
+		}
 		all = append(all, c)
 	}
-	m.mu.Unlock()
 	for _, e := range m.cfg.External {
 		k := e.Book.Stats().Kinds[e.Kind]
 		c := SourceStats{Name: e.Name, State: StateExternal, Offered: k.Added + k.Known + k.Refused, Added: k.Added, Known: k.Known}

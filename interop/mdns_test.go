@@ -134,10 +134,28 @@ func TestMDNS(t *testing.T) {
 		eventually(t, n.node.name+" has not found the other", func() error {
 			var answer struct{ Peers []peer }
 			n.node.ask(t, &answer, "peers")
-			if !slices.ContainsFunc(answer.Peers, func(p peer) bool { return p.PeerID == n.other.id && (p.Source == "mdns" || p.Connected) }) {
+			if !slices.ContainsFunc(answer.Peers, func(p peer) bool { return p.PeerID == n.other.id && p.Source == "mdns" }) {
 				return fmt.Errorf("peers: %+v", answer.Peers)
 			}
 			return nil
+		})
+		// They are peers by now, and each has told the other where it is: that
+		// does not hide how it was found.
+		eventually(t, n.node.name+" does not say how it found the other", func() error {
+			var book struct {
+				Peers []struct {
+					PeerID    string
+					Connected bool
+					Addresses []struct{ Source string }
+				}
+			}
+			n.node.ask(t, &book, "book")
+			for _, p := range book.Peers {
+				if p.PeerID == n.other.id && p.Connected && slices.Contains(p.Addresses, struct{ Source string }{"mdns"}) {
+					return nil
+				}
+			}
+			return fmt.Errorf("book: %+v", book.Peers)
 		})
 		t.Logf("%s knows the other %v after the second came up", n.node.name, time.Since(began).Round(time.Millisecond))
 	}
