@@ -184,6 +184,9 @@ func (d *Dispatcher) Register(subscribers ...*Subscriber) {
 		if s == nil || s.ch == nil && s.queue == nil || checkType(s.messageType) != nil {
 			continue
 		}
+		if s.dedup && s.missed == nil {
+			s.missed = newShares(maxMissed, d.o.FilterAge)
+		}
 		t := d.known[s.messageType]
 		if t == nil {
 			t = &msgType{name: s.messageType}

@@ -78,7 +78,7 @@ type peerTable struct {
 
 	mu    sync.Mutex // guards the fields below
 	peers map[p2p.NodeID]*peerState
-	known *seen // digests mixed with the salts of the peers that have them
+	have  *seen // digests mixed with the salts of the peers that have them
 }
 
 type peerState struct {
@@ -96,7 +96,7 @@ const (
 )
 
 func newPeerTable(most int, age time.Duration, relayRate int) *peerTable {
-	return &peerTable{relayRate: relayRate, peers: make(map[p2p.NodeID]*peerState), known: newSeen(most, age)}
+	return &peerTable{relayRate: relayRate, peers: make(map[p2p.NodeID]*peerState), have: newSeen(most, age)}
 }
 
 func (t *peerTable) up(id p2p.NodeID, channels p2p.ChannelIDSet) {
@@ -119,13 +119,21 @@ func (t *peerTable) has(id p2p.NodeID) bool {
 	return t.peers[id] != nil
 }
 
+// known is the peer, or "" for one that is not up.
+func (t *peerTable) known(id p2p.NodeID) p2p.NodeID {
+	if !t.has(id) {
+		return ""
+	}
+	return id
+}
+
 // list is who is up and not known to have a message (nil: any), by ID.
 func (t *peerTable) list(without *digest, now time.Time) []Peer {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	peers := make([]Peer, 0, len(t.peers))
 	for _, p := range t.peers {
-		if without == nil || !t.known.has(p.mix(*without), now) {
+		if without == nil || !t.have.has(p.mix(*without), now) {
 			peers = append(peers, p.Peer)
 		}
 	}
@@ -146,7 +154,7 @@ func (t *peerTable) note(d digest, now time.Time, ids ...p2p.NodeID) {
 	defer t.mu.Unlock()
 	for _, id := range ids {
 		if p := t.peers[id]; p != nil {
-			t.known.add(p.mix(d), now)
+			t.have.add(p.mix(d), now)
 		}
 	}
 }

@@ -85,10 +85,12 @@ type Policy struct {
 	Queue, QueueBytes int
 	// Overflow says what happens when that is full. Default DropOldest.
 	Overflow Overflow
-	// Dedup keeps a message with the data of one that came within
-	// Options.FilterAge from the subscriber, whoever sent it. Without it, what two
-	// peers send comes twice; the copies that the network makes of a published
-	// message never come, with or without it. Default: off.
+	// Dedup leaves out a message with the data of an earlier one, if that came within
+	// DispatcherOptions.FilterAge, whoever sent the two. An earlier one for which there
+	// was no room does not count, and its copy is taken; with DropOldest it does,
+	// since what was dropped had been outdated. Without Dedup, what two peers send
+	// comes twice. The copies that the network makes of one published message never
+	// come, with or without it. Default: off.
 	Dedup bool
 	// Priority is that of the messages in the Dispatcher's inbox: what is more
 	// urgent is handed out first. Default PriorityNormal.

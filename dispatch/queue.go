@@ -69,15 +69,16 @@ func poke(wake chan<- struct{}) {
 	}
 }
 
-// push adds messages, and marks those that it took; with dedup it leaves out, and
-// counts, those whose content came before.
-func (q *queue) push(run []parcel, dedup bool, weight int32) (repeats uint64) {
+// push adds messages, and marks those that it took. It leaves out, and counts,
+// those whose content came before, unless missed is nil, and notes there what it has
+// no room for.
+func (q *queue) push(run []parcel, missed *shares, weight int32) (repeats uint64) {
 	anyHeld, any := false, false
 	q.mu.Lock()
 	empty := q.messages == 0
 	for i := range run {
 		p := &run[i]
-		if dedup && p.repeat {
+		if missed.repeats(p) {
 			repeats++
 			continue
 		}
@@ -85,8 +86,9 @@ func (q *queue) push(run []parcel, dedup bool, weight int32) (repeats uint64) {
 		if q.policy.Overflow == Hold {
 			from = p.m.MessageFrom()
 		}
-		took, held := q.add(p.m, from, p.size)
+		took, held := q.add(p, from, missed)
 		if took {
+			missed.took(p)
 			p.taken, p.worth, any = true, max(p.worth, weight), true
 		}
 		anyHeld = anyHeld || held
@@ -101,7 +103,8 @@ func (q *queue) push(run []parcel, dedup bool, weight int32) (repeats uint64) {
 	return repeats
 }
 
-func (q *queue) add(m Message, from p2p.NodeID, size int) (took, held bool) {
+func (q *queue) add(p *parcel, from p2p.NodeID, missed *shares) (took, held bool) {
+	size := p.size
 	switch {
 	case q.closed:
 		q.dropped[droppedClosed]++
@@ -122,17 +125,18 @@ func (q *queue) add(m Message, from p2p.NodeID, size int) (took, held bool) {
 			q.dropped[droppedOldest]++
 		}
 	}
-	if full() || !q.makeRoom(l, size) {
+	if full() || !q.makeRoom(l, size, missed) {
 		if l.queue.len() == 0 && q.policy.Overflow == Hold {
 			delete(q.lines, from)
 		}
 		q.dropped[droppedNewest]++
+		missed.lost(p)
 		return false, false
 	}
 	if l.queue.len() == 0 {
 		q.turns.push(l)
 	}
-	l.queue.push(m)
+	l.queue.push(p.m)
 	l.bytes += size
 	q.messages++
 	q.bytes += size
@@ -146,7 +150,7 @@ func (q *queue) add(m Message, from p2p.NodeID, size int) (took, held bool) {
 // makeRoom makes room in a queue that is full of what all peers together have
 // there: the one that has most loses its newest message. It reports false when
 // that is l.
-func (q *queue) makeRoom(l *line, size int) bool {
+func (q *queue) makeRoom(l *line, size int, missed *shares) bool {
 	for q.messages >= holdPeers*q.policy.Queue || q.bytes+size > holdPeers*q.policy.QueueBytes {
 		fullest := l
 		for i := range q.turns.len() {
@@ -157,7 +161,11 @@ func (q *queue) makeRoom(l *line, size int) bool {
 		if fullest == l {
 			return false
 		}
-		q.release(fullest, len(fullest.queue.popBack().Data()))
+		out := fullest.queue.popBack()
+		if missed != nil {
+			missed.lost(&parcel{digest: digestOf(out.MessageType(), out.Data()), hashed: true})
+		}
+		q.release(fullest, len(out.Data()))
 		q.took--
 		q.dropped[droppedNewest]++
 		if fullest.queue.len() == 0 {

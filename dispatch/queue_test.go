@@ -29,7 +29,7 @@ func TestQueueRandom(t *testing.T) {
 					run[i] = parcel{m: m, size: len(m.data)}
 				}
 				offered += uint64(len(run))
-				q.push(run, false, 1)
+				q.push(run, nil, 1)
 			} else if m, err := q.next(ctx); err == nil {
 				out++
 				var n int

@@ -11,6 +11,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
 	"github.com/kith-p2p/kith/dispatch"
 	"github.com/kith-p2p/kith/internal/pb/dispatchv1"
 	"github.com/kith-p2p/kith/p2p"
@@ -256,6 +258,203 @@ func TestRegressionForgedChecksumSuppressesMessage(t *testing.T) {
 		}
 		if !slices.Equal(got, sent) {
 			w.Errorf("%q", got)
+		}
+	})
+}
+
+// A peer that publishes junk by the thousand, all of it signed, makes no other
+// peer's messages forgotten: none of them can be repeated. That it comes under a new
+// name each time makes no difference.
+func TestRegressionSignedJunkEvictsTheRelayFilter(t *testing.T) {
+	inMemory(t, func(w *world) {
+		a, honest, far := w.node(func(o *dispatch.Options) { o.Dispatcher.FilterMessages = 100 }), w.stranger(), w.node()
+		w.connect(a, honest, far)
+		near, sub := w.subscribe(a, "t", dispatch.Policy{}), w.subscribe(far, "t", dispatch.Policy{})
+		author := testKey(77)
+		var real []*dispatchv1.Envelope
+		for i := range 20 {
+			real = append(real, published(author, "t", time.Now().Add(time.Duration(i)), encoded(say(fmt.Sprint(i)))))
+			w.send(honest, a, real[i])
+		}
+		synctest.Wait()
+		if err := a.s.Publish(w.Context(), "t", say("ours")); err != nil {
+			w.Fatal(err)
+		}
+		for name := range 3 {
+			flooder := w.stranger()
+			w.connect(a, flooder)
+			for i := range 300 {
+				w.send(flooder, a, published(testKey(1000+i), "junk", time.Now(), []byte(fmt.Sprint(name, i))))
+			}
+			synctest.Wait()
+			for _, e := range real {
+				w.send(flooder, a, e)
+			}
+			synctest.Wait()
+			if name < 2 {
+				flooder.router.Stop()
+				w.until(func() bool { return a.s.Stats().Peers == 2 })
+			}
+		}
+		if got := texts(waiting(near)); len(got) != 21 {
+			w.Errorf("%d messages here: %q", len(got), got)
+		}
+		if got := texts(waiting(sub)); len(got) != 21 {
+			w.Errorf("%d messages there: %q", len(got), got)
+		}
+		if st := a.s.Stats(); st.Copies < 60 {
+			w.Errorf("%+v", st)
+		}
+	})
+}
+
+// What is published as bytes is of the topic's type, or is refused where it is
+// published: peers would hold it against us.
+func TestRegressionPublishedBytesOfAnotherType(t *testing.T) {
+	inMemory(t, func(w *world) {
+		a, b := w.node(), w.node()
+		w.connect(a, b)
+		near, far := w.subscribe(a, "t", dispatch.Policy{}), w.subscribe(b, "t", dispatch.Policy{})
+		for _, data := range [][]byte{{0xff}, encoded(wrapperspb.Bytes([]byte{0xff, 0xfe}))} { // none, and no UTF-8
+			if err := a.s.PublishBytes(w.Context(), "t", data); !errors.Is(err, dispatch.ErrTopicType) {
+				w.Errorf("%x: %v", data, err)
+			}
+		}
+		if err := a.s.PublishBytes(w.Context(), "t", encoded(say("x"))); err != nil {
+			w.Error(err)
+		}
+		for name, sub := range map[string]*dispatch.Subscription[*text]{"here": near, "there": far} {
+			if got := texts(waiting(sub)); !slices.Equal(got, []string{"x"}) {
+				w.Errorf("%s: %q", name, got)
+			}
+		}
+		if here, there := a.s.Stats(), b.s.Stats(); here.Sent != 1 || here.Undecodable != 0 || there.Undecodable != 0 {
+			w.Errorf("%+v\n%+v", here, there)
+		}
+		if err := a.s.PublishBytes(w.Context(), "raw", []byte{0xff}); err != nil {
+			w.Errorf("a topic without a type: %v", err)
+		}
+	})
+}
+
+// A message for which a subscriber without duplicates had no room does not count as
+// one that it had: the copy that comes later is taken, and only the first. What was
+// dropped to make room had been outdated, and stays so.
+func TestRegressionLostMessageCountsAsSeen(t *testing.T) {
+	texts := func(sub *dispatch.BytesSubscription) (got []string) {
+		synctest.Wait()
+		for range sub.Stats().Queued {
+			for m, err := range sub.Messages(t.Context()) {
+				if err == nil {
+					got = append(got, string(m.Message))
+				}
+				break
+			}
+		}
+		return got
+	}
+	queued := func(p dispatch.Policy) func(*testing.T, *dispatch.Service) func() []string {
+		return func(t *testing.T, s *dispatch.Service) func() []string {
+			p.Dedup = true
+			sub, err := s.SubscribeBytes("t", p)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return func() []string { return texts(sub) }
+		}
+	}
+	for name, c := range map[string]struct {
+		subscribe     func(*testing.T, *dispatch.Service) func() []string
+		first, second []string // what it gets of a b c, and then of the same again, twice
+	}{
+		"channel": {func(t *testing.T, s *dispatch.Service) func() []string {
+			ch := make(chan dispatch.Message, 2)
+			s.Register(dispatch.NewSubscriber("s", ch, true, "t", 1))
+			return func() []string { return drain(ch) }
+		}, []string{"a", "b"}, []string{"c"}},
+		"drop-newest":          {queued(dispatch.Policy{Queue: 2, Overflow: dispatch.DropNewest}), []string{"a", "b"}, []string{"c"}},
+		"drop-newest in bytes": {queued(dispatch.Policy{QueueBytes: 2, Overflow: dispatch.DropNewest}), []string{"a", "b"}, []string{"c"}},
+		"hold":                 {queued(dispatch.Policy{Queue: 2, Overflow: dispatch.Hold}), []string{"a", "b"}, []string{"c"}},
+		"drop-oldest":          {queued(dispatch.Policy{Queue: 2, Overflow: dispatch.DropOldest}), []string{"b", "c"}, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s, err := dispatch.NewService(nil, dispatch.Options{Key: testKey(1)})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := s.Start(); err != nil {
+					t.Fatal(err)
+				}
+				defer s.Stop()
+				got := c.subscribe(t, s)
+				other := queued(dispatch.Policy{})(t, s) // who had room for all has all once
+				put(t, s.Dispatcher(), "t", "a", "b", "c")
+				expect(t, "at first", got(), c.first...)
+				put(t, s.Dispatcher(), "t", "a", "b", "c")
+				put(t, s.Dispatcher(), "t", "a", "b", "c")
+				expect(t, "again", got(), c.second...)
+				expect(t, "the other one", other(), "a", "b", "c")
+			})
+		})
+	}
+}
+
+// With Hold, the peer that has most waiting makes room for others: what it loses
+// may come again as well.
+func TestRegressionMessageLostToAnotherPeerCountsAsSeen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, err := dispatch.NewService(nil, dispatch.Options{Key: testKey(1)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Start(); err != nil {
+			t.Fatal(err)
+		}
+		defer s.Stop()
+		sub, err := s.SubscribeBytes("t", dispatch.Policy{Queue: 2, Overflow: dispatch.Hold, Dedup: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		send := func(from, text string) {
+			if err := s.Dispatcher().Put(dispatch.NewMessage("t", p2p.NodeID(from), []byte(text))); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for i := range 8 { // so many fit, two of each peer
+			send(fmt.Sprint("peer ", i), fmt.Sprint(i, " first"))
+			send(fmt.Sprint("peer ", i), fmt.Sprint(i, " second"))
+		}
+		send("new", "new")
+		synctest.Wait()
+		st := sub.Stats()
+		if st.DroppedNewest != 1 || st.Queued != 16 {
+			t.Fatalf("%+v", st)
+		}
+		had := make(map[string]int)
+		take := func() {
+			for range sub.Stats().Queued {
+				for m, err := range sub.Messages(t.Context()) {
+					if err == nil {
+						had[string(m.Message)]++
+					}
+					break
+				}
+			}
+		}
+		take()
+		for i := range 8 {
+			send("new", fmt.Sprint(i, " second"))
+			synctest.Wait()
+			take()
+		}
+		for text, n := range had {
+			if n != 1 {
+				t.Errorf("%q came %d times", text, n)
+			}
+		}
+		if len(had) != 17 {
+			t.Errorf("%d of 17 came", len(had))
 		}
 	})
 }

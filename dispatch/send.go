@@ -116,22 +116,34 @@ func (s *Service) direct(msgType string, data []byte) *dispatchv1.Envelope {
 
 // fanOut queues an envelope for peers, and says for which.
 func (s *Service) fanOut(peers []Peer, e *dispatchv1.Envelope, d digest, p Priority) []p2p.NodeID {
+	now := time.Now()
 	var queued []p2p.NodeID
 	for _, peer := range peers {
-		if err := s.send(peer.ID, e, d, p); err != nil {
+		if err := s.queue(peer.ID, e, p, now); err != nil {
 			s.o.Logger.Debug("message not sent", "type", e.Type, "peer", peer.ID, "err", err)
 			continue
 		}
 		queued = append(queued, peer.ID)
 	}
+	s.peers.note(d, now, queued...)
 	return queued
 }
 
+// send queues an envelope for one peer.
 func (s *Service) send(to p2p.NodeID, e *dispatchv1.Envelope, d digest, p Priority) error {
+	now := time.Now()
+	if err := s.queue(to, e, p, now); err != nil {
+		return err
+	}
+	s.peers.note(d, now, to)
+	return nil
+}
+
+// queue is send that does not note it.
+func (s *Service) queue(to p2p.NodeID, e *dispatchv1.Envelope, p Priority, now time.Time) error {
 	if len(s.channels) == 0 {
 		return ErrNoRouter
 	}
-	now := time.Now()
 	if e.Kind == dispatchv1.Kind_KIND_DIRECT && s.peers.holding(to, e.Type, now) {
 		s.counters.heldBack.Add(1)
 		return fmt.Errorf("%w: %s of %v", ErrHeldBack, e.Type, to)
@@ -141,6 +153,5 @@ func (s *Service) send(to p2p.NodeID, e *dispatchv1.Envelope, d digest, p Priori
 		return fmt.Errorf("dispatch: %w", err)
 	}
 	s.counters.sent.Add(1)
-	s.peers.note(d, now, to)
 	return nil
 }

@@ -88,7 +88,7 @@ func NewService(node interface {
 	s := &Service{
 		o: o, node: node, d: d, ledger: newLedger(), squeeze: squeeze, pressed: make(chan struct{}, 1),
 		peers:  newPeerTable(2*o.Dispatcher.FilterMessages, o.Dispatcher.FilterAge, o.RelayRate),
-		relays: relayFilter{seen: newSeen(o.Dispatcher.FilterMessages, o.Dispatcher.FilterAge)},
+		relays: relayFilter{seen: newShares(o.Dispatcher.FilterMessages, o.Dispatcher.FilterAge)},
 		topics: make(map[string]*topic), subs: make(map[*subscription]struct{}),
 	}
 	if !o.Key.IsZero() {
@@ -249,6 +249,7 @@ func (s *Service) watch(ctx context.Context, updates *p2p.PeerUpdates) {
 				s.cameUp(u.NodeID, u.Channels)
 			} else {
 				s.peers.down(u.NodeID)
+				s.relays.gone(u.NodeID)
 			}
 		case <-ctx.Done():
 			return

@@ -3,6 +3,7 @@ package dispatch
 import (
 	"fmt"
 	"sync/atomic"
+	"time"
 )
 
 // Subscriber is one receiver of the messages of a type. It may be registered
@@ -17,14 +18,18 @@ type Subscriber struct {
 	ch    chan<- Message // one of the two
 	queue *queue
 
+	// missed is what it lost for want of room, if it wants no duplicates: then a
+	// repetition is none. The Dispatcher's loop owns it.
+	missed *shares
+
 	duplicates      atomic.Uint64
 	delivered, full atomic.Uint64 // of the channel
 }
 
 // NewSubscriber makes a subscriber whose messages go into a channel. A message
 // for which the channel has no room is dropped and counted: nothing waits for
-// it. With dedup, messages with content that came before are left out; weight
-// says how much its messages are worth (see Policy). The channel is never closed.
+// it. With dedup, messages with content that came before are left out, unless they
+// were dropped; weight says how much its messages are worth (see Policy). The channel is never closed.
 func NewSubscriber(id any, ch chan Message, dedup bool, messageType string, weight int) *Subscriber {
 	return &Subscriber{id: id, messageType: messageType, dedup: dedup, weight: weightOf(weight), ch: ch}
 }
@@ -50,12 +55,12 @@ func (s *Subscriber) Weight() int { return s.weight }
 // taken. It does not block.
 func (s *Subscriber) offer(run []parcel) {
 	if s.queue != nil {
-		s.duplicates.Add(s.queue.push(run, s.dedup, int32(s.weight)))
+		s.duplicates.Add(s.queue.push(run, s.missed, int32(s.weight)))
 		return
 	}
 	for i := range run {
 		p := &run[i]
-		if s.dedup && p.repeat {
+		if s.missed.repeats(p) {
 			s.duplicates.Add(1)
 			continue
 		}
@@ -63,9 +68,34 @@ func (s *Subscriber) offer(run []parcel) {
 		case s.ch <- p.m:
 			s.delivered.Add(1)
 			p.taken, p.worth = true, max(p.worth, int32(s.weight))
+			s.missed.took(p)
 		default:
 			s.full.Add(1)
+			s.missed.lost(p)
 		}
+	}
+}
+
+// maxMissed is how many messages that a subscriber lost are remembered.
+const maxMissed = 4096
+
+// The methods of what a subscriber missed are those of nil, too: it wants
+// duplicates.
+
+// repeats says whether a message is one that the subscriber had before.
+func (s *shares) repeats(p *parcel) bool {
+	return s != nil && p.repeat && !s.has(p.digest, time.Now())
+}
+
+func (s *shares) took(p *parcel) {
+	if s != nil && p.repeat {
+		s.remove(p.digest)
+	}
+}
+
+func (s *shares) lost(p *parcel) {
+	if s != nil && p.hashed {
+		s.add(p.digest, "", time.Now())
 	}
 }
 

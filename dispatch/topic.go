@@ -41,7 +41,7 @@ func signedBytes(name string, at int64, data []byte) []byte {
 // use.
 type relayFilter struct {
 	mu   sync.Mutex // guards the fields below
-	seen *seen
+	seen *shares
 	last int64 // time of the last message of ours
 }
 
@@ -51,10 +51,16 @@ func (f *relayFilter) has(d digest) bool {
 	return f.seen.has(d, time.Now())
 }
 
-func (f *relayFilter) add(d digest) bool {
+func (f *relayFilter) add(d digest, from p2p.NodeID) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.seen.add(d, time.Now())
+	return f.seen.add(d, from, time.Now())
+}
+
+func (f *relayFilter) gone(from p2p.NodeID) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.seen.gone(from)
 }
 
 // stamp is the time of a new message: now, and later than the last one's.
@@ -94,7 +100,8 @@ func (s *Service) Publish(ctx context.Context, topic string, m proto.Message) er
 }
 
 // PublishBytes is Publish for data that is a message already, or no Protobuf at
-// all. It keeps the data.
+// all: on a topic with a typed subscription here it has to be of that type, or the
+// error is ErrTopicType, or the Backend's. It keeps the data.
 func (s *Service) PublishBytes(ctx context.Context, topic string, data []byte) error {
 	if err := checkType(topic); err != nil {
 		return err
@@ -120,7 +127,7 @@ func (s *Service) PublishBytes(ctx context.Context, topic string, data []byte) e
 	if t != nil {
 		if kind := t.kind.Load(); kind != nil { // others would hold it against us
 			if _, err := own.decode(*kind); err != nil {
-				return fmt.Errorf("dispatch: the data is no message of the topic's type: %w", err)
+				return fmt.Errorf("%w: the data is no %s: %w", ErrTopicType, (*kind).Descriptor().FullName(), err)
 			}
 		}
 	}
@@ -130,7 +137,7 @@ func (s *Service) PublishBytes(ctx context.Context, topic string, data []byte) e
 		return fmt.Errorf("dispatch: %w", err)
 	}
 	id := topicID(topic, author, at, data)
-	s.relays.add(id)
+	s.relays.add(id, s.self)
 	if t != nil { // a full inbox counts it
 		_ = s.d.Put(own)
 	}
@@ -176,7 +183,7 @@ func (s *Service) arrivedTopic(ctx context.Context, from p2p.NodeID, e *dispatch
 		return fmt.Errorf("dispatch: invalid signature on topic %s", name)
 	}
 	s.peers.note(id, time.Now(), from)
-	if !s.relays.add(id) { // on another channel, at the same time
+	if !s.relays.add(id, s.peers.known(from)) { // on another channel, at the same time
 		s.counters.copies.Add(1)
 		return nil
 	}

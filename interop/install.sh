@@ -17,6 +17,8 @@ need postgresql /usr/lib/postgresql/*/bin/postgres
 need nginx-light /usr/sbin/nginx
 need iproute2 /usr/sbin/ip /sbin/ip
 need curl /usr/bin/curl
+need nodejs /usr/bin/node /usr/local/bin/node
+need npm /usr/bin/npm /usr/local/bin/npm
 
 if [ -z "$missing" ]; then
 	echo "interop: everything is installed"

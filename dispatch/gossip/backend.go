@@ -73,6 +73,7 @@ type Backend struct {
 	// nothing that takes it.
 	mu     sync.Mutex
 	topics map[string]*topic
+	uses   uint64
 	closed bool
 }
 
@@ -82,7 +83,12 @@ var _ dispatch.Backend = (*Backend)(nil)
 type topic struct {
 	handle *pubsub.Topic
 	sub    *pubsub.Subscription // nil: only published to
+	busy   int                  // calls of Publish that go on
+	used   uint64               // when it was last published to, by Backend.uses
 }
+
+// maxPublished is how many topics are kept open that are only published to.
+const maxPublished = 64
 
 // New starts GossipSub on a host. The host stays the caller's. Errors: the
 // options' faults, or pubsub's.
@@ -106,7 +112,7 @@ func New(h host.Host, o Options) (*Backend, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &Backend{o: o, host: h, trace: newTracer(), hush: new(hush), topics: make(map[string]*topic), names: names{known: make(map[peer.ID]p2p.NodeID)}}
+	b := &Backend{o: o, host: h, trace: newTracer(preset.mesh), hush: new(hush), topics: make(map[string]*topic), names: names{known: make(map[peer.ID]p2p.NodeID)}}
 	ctx, cancel := context.WithCancel(context.Background())
 	b.cancel = cancel
 	b.ps, err = pubsub.NewGossipSub(ctx, watchedHost{h, b.trace}, append(b.options(preset), o.Options...)...)
@@ -209,6 +215,10 @@ func (b *Backend) Join(name string, check func(dispatch.Arrival) (dispatch.Messa
 		m.ValidatorData = got
 		return pubsub.ValidationAccept
 	}
+	// A topic that is only published to needs no score, and pubsub forgets none.
+	if err := t.handle.SetScoreParams(topicScore()); err != nil {
+		return fmt.Errorf("gossip: %w", err)
+	}
 	if err := b.ps.RegisterTopicValidator(name, pubsub.ValidatorEx(validate), pubsub.WithValidatorInline(true)); err != nil {
 		return fmt.Errorf("gossip: %w", err)
 	}
@@ -218,6 +228,13 @@ func (b *Backend) Join(name string, check func(dispatch.Arrival) (dispatch.Messa
 	t.sub, err = t.handle.Subscribe(pubsub.WithBufferSize(1), pubsub.WithMessageFilter(func(m *pubsub.Message) bool {
 		if got, ok := m.ValidatorData.(dispatch.Message); ok {
 			deliver(got)
+		}
+		// pubsub passes it on next, to the neighbours in the mesh. Who subscribed a
+		// moment ago is none before the next heartbeat, and never hears of what came
+		// earlier. So while there is such a peer, all who subscribed get the message, as
+		// they get what we publish: pubsub knows that by who it is from.
+		if b.trace.misses(name, m.ReceivedFrom, m.GetFrom()) {
+			m.ReceivedFrom = b.host.ID()
 		}
 		return false
 	}))
@@ -240,10 +257,6 @@ func (b *Backend) open(name string) (*topic, error) {
 	if err != nil {
 		return nil, fmt.Errorf("gossip: %w", err)
 	}
-	if err := handle.SetScoreParams(topicScore()); err != nil {
-		_ = handle.Close()
-		return nil, fmt.Errorf("gossip: %w", err)
-	}
 	t := &topic{handle: handle}
 	b.topics[name] = t
 	return t, nil
@@ -259,12 +272,16 @@ func (b *Backend) Leave(name string) error {
 	}
 	t.sub.Cancel()
 	t.sub = nil
-	delete(b.topics, name)
 	b.trace.joined(name, false)
 	if b.closed {
 		return nil
 	}
-	if err := errors.Join(b.ps.UnregisterTopicValidator(name), t.handle.Close()); err != nil {
+	err := b.ps.UnregisterTopicValidator(name)
+	if t.busy == 0 {
+		delete(b.topics, name)
+		err = errors.Join(err, t.handle.Close())
+	}
+	if err != nil {
 		return fmt.Errorf("gossip: %w", err)
 	}
 	return nil
@@ -279,14 +296,46 @@ func (b *Backend) Publish(ctx context.Context, name string, data []byte) error {
 	}
 	b.mu.Lock()
 	t, err := b.open(name)
-	b.mu.Unlock()
 	if err != nil {
+		b.mu.Unlock()
 		return err
 	}
-	if err := t.handle.Publish(ctx, data); err != nil {
+	t.busy++
+	b.mu.Unlock()
+	err = t.handle.Publish(ctx, data)
+	b.mu.Lock()
+	t.busy--
+	b.uses++
+	t.used = b.uses
+	b.forget()
+	b.mu.Unlock()
+	if err != nil {
 		return fmt.Errorf("gossip: publish on %s: %w", name, err)
 	}
 	return nil
+}
+
+// forget closes the topics that are only published to, but for the last
+// maxPublished of them. b.mu is held.
+func (b *Backend) forget() {
+	for !b.closed {
+		n, oldest := 0, ""
+		for name, t := range b.topics {
+			if t.sub != nil || t.busy > 0 {
+				continue
+			}
+			if n++; oldest == "" || t.used < b.topics[oldest].used {
+				oldest = name
+			}
+		}
+		if n <= maxPublished {
+			return
+		}
+		if err := b.topics[oldest].handle.Close(); err != nil {
+			b.o.Logger.Debug("a topic could not be closed", "topic", oldest, "err", err)
+		}
+		delete(b.topics, oldest)
+	}
 }
 
 // Peers is dispatch.Backend's.
@@ -297,7 +346,9 @@ func (b *Backend) Allows(id p2p.NodeID) bool {
 	return b.o.Allow == nil || id != "" && b.o.Allow(id)
 }
 
-// PubSub is what the Backend stands on, for what it does not offer itself.
+// PubSub is what the Backend stands on, for what it does not offer itself. A
+// subscription of one's own to a topic that was joined may have ourselves as
+// ReceivedFrom of a message that somebody else passed on.
 func (b *Backend) PubSub() *pubsub.PubSub { return b.ps }
 
 // Close ends all topics. pubsub's goroutines end soon after, when those that wait

@@ -34,6 +34,15 @@
 // authors count up (not those of Rust and JavaScript),
 // pubsub.NewBasicSeqnoValidator by way of Options.Options.
 //
+// # Before the mesh
+//
+// GossipSub passes messages on to the neighbours in a topic's mesh, and a peer that
+// has just subscribed is none before the next heartbeat, a second later. What comes
+// in between it would never get. Here it does: until the mesh has its least number
+// of neighbours, and for three heartbeats after somebody subscribed where there are
+// no more subscribers than a mesh may have, a message goes to all who subscribed,
+// once more to him who brought it among them.
+//
 // # A slow subscriber
 //
 // pubsub drops messages silently when a subscription is not read fast enough. Here

@@ -21,9 +21,14 @@ type tracer struct {
 	duplicates, invalidSignature, refused, ignored, throttled, notAllowed, fromSelf, tooLarge,
 	undeliverable, received, sent, dropped, refusedRPCs, shunned, tooManyTopics atomic.Uint64
 
+	// A mesh has at least and at most so many neighbours, but for some heartbeats.
+	least, most int
+	heartbeat   time.Duration
+
 	mu      sync.Mutex // guards the fields below
 	byTopic map[string]*topicTrace
-	senders map[peer.ID]*sender // those with a stream to us
+	senders map[peer.ID]*sender     // those with a stream to us
+	takers  map[peer.ID]protocol.ID // those with a stream from us: what it speaks
 	faults  map[peer.ID]*faults
 	scores  map[peer.ID]float64
 	closed  bool
@@ -32,6 +37,7 @@ type tracer struct {
 // sender is a peer that has streams to us.
 type sender struct {
 	streams int
+	since   time.Time
 	topics  map[string]struct{} // those it subscribed to
 }
 
@@ -57,6 +63,7 @@ const (
 // topicTrace are the counts of a topic that was joined.
 type topicTrace struct {
 	mesh map[peer.ID]struct{}
+	subs map[peer.ID]time.Time // who subscribed to it, and when, or before we did
 	TopicStats
 }
 
@@ -67,8 +74,12 @@ const (
 	maxTopicName    = 1024
 )
 
-func newTracer() *tracer {
-	return &tracer{byTopic: make(map[string]*topicTrace), senders: make(map[peer.ID]*sender), faults: make(map[peer.ID]*faults)}
+func newTracer(mesh pubsub.GossipSubParams) *tracer {
+	return &tracer{
+		least: mesh.Dlo, most: mesh.Dhi, heartbeat: mesh.HeartbeatInterval,
+		byTopic: make(map[string]*topicTrace), senders: make(map[peer.ID]*sender),
+		takers: make(map[peer.ID]protocol.ID), faults: make(map[peer.ID]*faults),
+	}
 }
 
 // joined begins or ends the counts of a topic.
@@ -86,7 +97,12 @@ func (t *tracer) joined(name string, is bool) {
 func (t *tracer) of(name string) *topicTrace {
 	c := t.byTopic[name]
 	if c == nil {
-		c = &topicTrace{mesh: make(map[peer.ID]struct{}), TopicStats: TopicStats{Topic: name}}
+		c = &topicTrace{mesh: make(map[peer.ID]struct{}), subs: make(map[peer.ID]time.Time), TopicStats: TopicStats{Topic: name}}
+		for id, who := range t.senders {
+			if _, has := who.topics[name]; has {
+				c.subs[id] = time.Time{}
+			}
+		}
 		t.byTopic[name] = c
 	}
 	return c
@@ -128,13 +144,20 @@ func (t *tracer) FilterIncomingSubscriptions(from peer.ID, subs []*pb.RPC_SubOpt
 		name := s.GetTopicid()
 		if !s.GetSubscribe() {
 			delete(has, name)
+			if c := t.byTopic[name]; c != nil {
+				delete(c.subs, from)
+			}
 			return false
 		}
-		if _, known := has[name]; !known && (len(has) >= maxTopicsOfPeer || len(name) > maxTopicName) {
+		_, known := has[name]
+		if !known && (len(has) >= maxTopicsOfPeer || len(name) > maxTopicName) {
 			t.tooManyTopics.Add(1)
 			return true
 		}
 		has[name] = struct{}{}
+		if c := t.byTopic[name]; c != nil && !known {
+			c.subs[from] = time.Now()
+		}
 		return false
 	}), nil
 }
@@ -144,7 +167,7 @@ func (t *tracer) opened(from peer.ID) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.senders[from] == nil {
-		t.senders[from] = &sender{topics: make(map[string]struct{})}
+		t.senders[from] = &sender{since: time.Now(), topics: make(map[string]struct{})}
 	}
 	t.senders[from].streams++
 }
@@ -153,6 +176,11 @@ func (t *tracer) ended(from peer.ID, refused bool) {
 	t.mu.Lock()
 	if who := t.senders[from]; who.streams == 1 {
 		delete(t.senders, from)
+		for name := range who.topics {
+			if c := t.byTopic[name]; c != nil {
+				delete(c.subs, from)
+			}
+		}
 	} else {
 		who.streams--
 	}
@@ -162,6 +190,42 @@ func (t *tracer) ended(from peer.ID, refused bool) {
 		t.refusedRPCs.Add(1)
 		t.fault(from)
 	}
+}
+
+// How long it may take until we have a stream to a peer that has one to us, and, in
+// heartbeats, until a peer that subscribed is a neighbour.
+const (
+	settling = 10 * time.Second
+	grafting = 3
+)
+
+// misses says whether what from handed to us and author wrote has to go to all who
+// subscribed to the topic, for the mesh does not reach one of them. It should: while
+// it has fewer neighbours than it wants, and shortly after somebody subscribed if
+// there are no more subscribers than a mesh may have. Peers that can be no neighbours
+// do not count: those of a bad score, those who take no stream, and those who speak
+// floodsub and get everything.
+func (t *tracer) misses(name string, from, author peer.ID) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	c := t.byTopic[name]
+	if c == nil || len(c.mesh) >= t.least && len(c.subs) > t.most {
+		return false
+	}
+	now := time.Now()
+	for id, since := range c.subs {
+		if _, in := c.mesh[id]; in || id == from || id == author || t.scores[id] < 0 {
+			continue
+		}
+		if len(c.mesh) >= t.least && now.Sub(since) > grafting*t.heartbeat {
+			continue
+		}
+		speaks, takes := t.takers[id]
+		if takes && speaks != pubsub.FloodSubID || !takes && now.Sub(t.senders[id].since) < settling {
+			return true
+		}
+	}
+	return false
 }
 
 func (t *tracer) close() {
@@ -227,11 +291,16 @@ var errTooManyTopics = errors.New("gossip: too many subscriptions at once")
 
 // The rest is pubsub.RawTracer.
 
-func (t *tracer) OnNewOutboundStream(peer.ID, protocol.ID) {}
+func (t *tracer) OnNewOutboundStream(id peer.ID, speaks protocol.ID) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.takers[id] = speaks
+}
 
 func (t *tracer) OnClosedOutboundStream(id peer.ID) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	delete(t.takers, id)
 	for _, c := range t.byTopic {
 		delete(c.mesh, id)
 	}

@@ -6,6 +6,6 @@
 //
 // peer.mjs is the peer and plain.mjs the request wire, written from its
 // description. package-lock.json pins what npm installs, which the tests do by
-// themselves when it is not there (npm ci). Node.js 20 or later and npm must be
+// themselves when it is not there (npm ci). Node.js 18 or later and npm must be
 // installed: without them the tests fail, none is skipped.
 package js

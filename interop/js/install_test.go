@@ -18,11 +18,11 @@ var stamp = filepath.Join("node_modules", ".installed-by")
 var install = sync.OnceValue(func() error {
 	version, err := exec.Command("node", "--version").Output()
 	if err != nil {
-		return fmt.Errorf("node: %w; the JavaScript peer needs Node.js 20 or later and npm", err)
+		return fmt.Errorf("node: %w; the JavaScript peer needs Node.js 18 or later and npm", err)
 	}
 	var major int
-	if _, err := fmt.Sscanf(string(version), "v%d.", &major); err != nil || major < 20 {
-		return fmt.Errorf("node is %s; the JavaScript peer needs Node.js 20 or later", bytes.TrimSpace(version))
+	if _, err := fmt.Sscanf(string(version), "v%d.", &major); err != nil || major < 18 {
+		return fmt.Errorf("node is %s; the JavaScript peer needs Node.js 18 or later", bytes.TrimSpace(version))
 	}
 	lock, err := os.ReadFile("package-lock.json")
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/kith-p2p/kith"
 	"github.com/kith-p2p/kith/dispatch"
+	"github.com/kith-p2p/kith/dispatch/gossip"
 	"github.com/kith-p2p/kith/rpc"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
@@ -192,7 +193,9 @@ func TestWeCallThePeer(t *testing.T) {
 }
 
 // Two peers and we are in a topic. They are connected to us only, and what one
-// publishes gets to the other through us, with its author and its signature.
+// publishes gets to the other through us, with its author and its signature: from
+// the moment on that we know of its subscription, whether or not it is a neighbour in
+// the mesh yet. The longest message there is gets through in every direction.
 func TestTopic(t *testing.T) {
 	noLeaks(t)
 	const topic = "/interop/news/1"
@@ -225,7 +228,7 @@ func TestTopic(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	large := make([]byte, 64<<10)
+	large, pattern := make([]byte, gossip.DefaultMaxMessage), bytes.Repeat([]byte{0, 0xff}, gossip.DefaultMaxMessage/2)
 	_, _ = rand.Read(large)
 	for i, data := range [][]byte{[]byte("from kith"), large} {
 		if to, err := n.Publish(ctx, topic, data); err != nil || len(to) != 2 {
@@ -240,8 +243,12 @@ func TestTopic(t *testing.T) {
 	for _, c := range []struct {
 		from, to *jsPeer
 		data     []byte
-	}{{a, b, []byte("from JavaScript")}, {b, a, bytes.Repeat([]byte{0, 0xff}, 32<<10)}} {
-		c.from.do("publish", map[string]any{"topic": topic, "data": c.data}, nil)
+	}{{a, b, []byte("from JavaScript")}, {b, a, pattern}} {
+		var sent struct{ Peers []string }
+		c.from.do("publish", map[string]any{"topic": topic, "data": c.data}, &sent)
+		if !slices.Equal(sent.Peers, []string{n.ID().String()}) {
+			t.Errorf("%v published to %q", c.from.id, sent.Peers)
+		}
 		if m := c.to.heard(string(c.data)); m.Author != c.from.id.String() || m.By != n.ID().String() || m.Kind != "signed" {
 			t.Errorf("of %s by %s, %s", m.Author, m.By, m.Kind)
 		}
@@ -258,7 +265,7 @@ func TestTopic(t *testing.T) {
 		}
 	}
 	for data, author := range map[string]peer.ID{
-		"from kith": n.ID(), string(large): n.ID(), "from JavaScript": a.id, strings.Repeat("\x00\xff", 32<<10): b.id,
+		"from kith": n.ID(), string(large): n.ID(), "from JavaScript": a.id, string(pattern): b.id,
 	} {
 		if got[data] != author {
 			t.Errorf("%d bytes are of %v, want %v", len(data), got[data], author)

@@ -7,7 +7,7 @@
 //
 // Bytes are base64. A command that fails answers {"id", "error"}. What comes on a
 // topic is told as {"topic", "data", "author", "by", "kind"}.
-import './node20.mjs'
+import './node18.mjs'
 import { createInterface } from 'node:readline'
 import { createLibp2p } from 'libp2p'
 import { tcp } from '@libp2p/tcp'

@@ -108,14 +108,14 @@ func (p *jsPeer) read(r io.Reader) {
 			Topic string
 		}
 		if err := json.Unmarshal(line, &is); err != nil {
-			p.t.Errorf("peer.mjs said %q: %v", line, err)
+			p.t.Errorf("peer.mjs said %.200q: %v", line, err)
 			continue
 		}
 		p.mu.Lock()
 		if is.Topic != "" {
 			var m message
 			if err := json.Unmarshal(line, &m); err != nil {
-				p.t.Errorf("peer.mjs said %q: %v", line, err)
+				p.t.Errorf("peer.mjs said %.200q: %v", line, err)
 			}
 			p.messages = append(p.messages, m)
 			close(p.more)
@@ -207,7 +207,7 @@ func (p *jsPeer) heard(data string) message {
 		case <-p.ended:
 			p.t.Fatal("peer.mjs has ended")
 		case <-timeout:
-			p.t.Fatalf("peer.mjs did not get %q", data)
+			p.t.Fatalf("peer.mjs did not get %.64q, of %d bytes", data, len(data))
 		}
 	}
 }
