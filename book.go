@@ -7,9 +7,11 @@ import (
 	"net/netip"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/kith-p2p/kith/address"
 	"github.com/kith-p2p/kith/identity"
+	"github.com/kith-p2p/kith/p2p"
 	"github.com/kith-p2p/kith/p2p/libp2p"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
@@ -28,18 +30,37 @@ func (n *Node) NodeIDOf(ctx context.Context, p string) (identity.NodeID, error) 
 	}
 	node, err := identity.NodeIDFromPeerID(id)
 	if err != nil {
-		return "", &usageError{fmt.Errorf("%s has no node ID: %w", id, err)}
+		return "", &usageError{fmt.Errorf("%s has no node ID: %s", id, plainText(err.Error()))}
 	}
 	return node, nil
 }
+
+// BookID is the ID under which the address book holds a peer given in any
+// spelling: its NodeID. A peer whose key is not Ed25519 (Qm...) has none; its ban
+// is held under a hash of its peer ID in the same form. Errors: ErrUsage,
+// ErrUnknownPeer.
+func (n *Node) BookID(ctx context.Context, p string) (identity.NodeID, error) {
+	if id, err := identity.ParseNodeID(p); err == nil {
+		return id, nil
+	}
+	id, _, err := n.parsePeer(ctx, p)
+	if err != nil {
+		return "", err
+	}
+	return banKey(id), nil
+}
+
+// ForeignPeer is the peer ID of a ban that the address book holds under a hash,
+// since the peer's key is not Ed25519 and it has no NodeID.
+func (n *Node) ForeignPeer(id identity.NodeID) (peer.ID, bool) { return n.foreign.peerID(id) }
 
 // Remember puts an address of a peer into the address book on a person's word,
 // from where it is dialled at once. It returns when that is saved, and reports
 // whether the address is new. Errors: ErrUsage, ctx's, the disk's.
 func (n *Node) Remember(ctx context.Context, addr string) (bool, error) {
-	a, err := address.Parse(addr)
+	a, err := n.ParseAddress(addr)
 	if err != nil {
-		return false, &usageError{err}
+		return false, err
 	}
 	if a.NodeID == n.NodeID() {
 		return false, usage("%s is this node", addr)
@@ -51,10 +72,20 @@ func (n *Node) Remember(ctx context.Context, addr string) (bool, error) {
 	return added, plain(n.Book().Flush(ctx))
 }
 
+// maxBanReason is how many bytes of a reason the address book keeps.
+const maxBanReason = 256
+
 // Ban closes the connections to a peer, or to all of a network such as
-// 192.0.2.0/24, and refuses new ones for d; d <= 0 is until Unban. It returns
-// when that is saved. Errors: ErrUsage, ErrUnknownPeer, the disk's.
+// 192.0.2.0/24, and refuses new ones for d; d <= 0 is until Unban. The peer's key
+// need not be Ed25519. A reason has at most 256 bytes of UTF-8. It returns when that
+// is saved. Errors: ErrUsage, ErrUnknownPeer, the disk's.
 func (n *Node) Ban(ctx context.Context, who string, d time.Duration, reason string) error {
+	switch {
+	case len(reason) > maxBanReason:
+		return usage("the reason has %d bytes, and at most %d are kept: give a shorter one", len(reason), maxBanReason)
+	case !utf8.ValidString(reason):
+		return usage("the reason is not UTF-8 text: write it anew")
+	}
 	if prefix, ok := parsePrefix(who); ok {
 		if err := n.Book().BanPrefix(prefix, d, reason); err != nil {
 			return plain(err)
@@ -62,7 +93,7 @@ func (n *Node) Ban(ctx context.Context, who string, d time.Duration, reason stri
 		n.cut(func(ip netip.Addr) bool { return prefix.Contains(ip) })
 		return nil
 	}
-	id, err := n.NodeIDOf(ctx, who)
+	id, err := n.bannable(ctx, who)
 	if err != nil {
 		return err
 	}
@@ -71,16 +102,68 @@ func (n *Node) Ban(ctx context.Context, who string, d time.Duration, reason stri
 	}
 	if p, _, err := n.parsePeer(ctx, who); err == nil {
 		_ = n.Book().SetPeerID(p) // so that it is listed under the name that it was banned by
+		if err := n.foreign.add(p); err != nil {
+			return plain(err)
+		}
 	}
 	if err := n.manager.Ban(id, d, reason); err != nil {
 		return plain(err)
 	}
 	for _, p := range n.host.Network().Peers() {
-		if node, err := identity.NodeIDFromPeerID(p); err == nil && node == id {
+		if banKey(p) == id {
 			return plain(n.host.Network().ClosePeer(p))
 		}
 	}
 	return nil
+}
+
+// bannable is BookID for whom a person wants to ban, who may have meant a network.
+func (n *Node) bannable(ctx context.Context, who string) (identity.NodeID, error) {
+	if ip, _, found := strings.Cut(who, "/"); found {
+		if _, err := netip.ParseAddr(ip); err == nil {
+			return "", usage("%q is not a network; write it like 192.0.2.0/24 or 2001:db8::/32", who)
+		}
+	}
+	return n.BookID(ctx, who)
+}
+
+// banLook is how often enforceBans looks by itself.
+const banLook = 2 * time.Second
+
+// enforceBans closes what peers have open whom a program banned through the
+// PeerManager or the Book, which know of messages only: at once when a session of
+// the Router ended by it, within banLook otherwise. Ban does it itself.
+func (n *Node) enforceBans(ctx context.Context) {
+	updates := n.manager.Subscribe()
+	defer updates.Close()
+	tick := time.NewTicker(banLook)
+	defer tick.Stop()
+	for {
+		select {
+		case u, ok := <-updates.Updates():
+			if !ok {
+				return
+			}
+			if u.Status != p2p.PeerStatusDown {
+				continue
+			}
+			if _, banned := n.Book().Banned(u.NodeID); !banned {
+				continue
+			}
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		for _, c := range n.host.Network().Conns() {
+			_, banned := n.Book().Banned(banKey(c.RemotePeer()))
+			if ip, ok := ipOf(c.RemoteMultiaddr()); ok && !banned {
+				_, banned = n.Book().BannedIP(ip)
+			}
+			if banned {
+				c.Close()
+			}
+		}
+	}
 }
 
 // Unban lifts a ban and reports whether there was one. It returns when that is
@@ -93,20 +176,17 @@ func (n *Node) Unban(ctx context.Context, who string) (bool, error) {
 		}
 		return was, plain(n.Book().UnbanPrefix(prefix))
 	}
-	id, err := n.NodeIDOf(ctx, who)
+	id, err := n.bannable(ctx, who)
 	if err != nil {
 		return false, err
 	}
 	_, was := n.Book().Banned(id)
-	return was, plain(n.manager.Unban(id))
+	return was, plain(errors.Join(n.manager.Unban(id), n.foreign.remove(id)))
 }
 
 // banned says that we banned a peer, where an error of the dial would not.
 func (n *Node) banned(id peer.ID) error {
-	node, err := identity.NodeIDFromPeerID(id)
-	if err != nil {
-		return nil
-	}
+	node := banKey(id)
 	ban, is := n.Book().Banned(node)
 	if !is {
 		return nil

@@ -1,10 +1,14 @@
 package kith
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"net/netip"
+	"sync"
 
 	"github.com/kith-p2p/kith/addrbook"
 	"github.com/kith-p2p/kith/identity"
+	"github.com/kith-p2p/kith/internal/state"
 	"github.com/libp2p/go-libp2p/core/control"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -20,12 +24,73 @@ type gater struct {
 	refused func(peer.ID, ma.Multiaddr, addrbook.Ban)
 }
 
-func (g *gater) allowsPeer(id peer.ID, at ma.Multiaddr) bool {
-	node, err := identity.NodeIDFromPeerID(id)
-	if err != nil {
-		return true // not an Ed25519 key: the book knows none of these
+// banKey is under which the book holds the ban of a peer: its NodeID. A peer whose
+// key is not Ed25519 has none and never speaks our messages, but may use tunnels,
+// calls and topics: its ban is held under a hash of its peer ID in the same form.
+func banKey(id peer.ID) identity.NodeID {
+	if node, err := identity.NodeIDFromPeerID(id); err == nil {
+		return node
 	}
-	ban, banned := g.book.Banned(node)
+	sum := sha256.Sum256([]byte("kith: the ban of a peer ID\x00" + string(id)))
+	return identity.NodeID(hex.EncodeToString(sum[:identity.NodeIDLength/2]))
+}
+
+// foreignBans says of which peers whose keys are not Ed25519 bans are in the book,
+// which knows their hashes only. It forgets none that is still banned.
+type foreignBans struct {
+	rows *state.Bucket // NodeID of banKey: peer ID
+
+	mu sync.Mutex // guards id
+	id map[identity.NodeID]peer.ID
+}
+
+func newForeignBans(rows *state.Bucket) (*foreignBans, error) {
+	f := &foreignBans{rows: rows, id: map[identity.NodeID]peer.ID{}}
+	_, err := rows.Each(func(key, value []byte) {
+		if p, err := peer.IDFromBytes(value); err == nil && string(banKey(p)) == string(key) {
+			f.id[identity.NodeID(key)] = p
+		}
+	})
+	return f, err
+}
+
+// add remembers a peer that is to be banned, if the book could not tell who it is.
+// It returns when that is saved.
+func (f *foreignBans) add(p peer.ID) error {
+	key := banKey(p)
+	if _, err := identity.NodeIDFromPeerID(p); err == nil {
+		return nil
+	}
+	if err := f.rows.Put(string(key), []byte(p)); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.id[key] = p
+	return nil
+}
+
+// remove forgets a peer that is no longer banned.
+func (f *foreignBans) remove(key identity.NodeID) error {
+	f.mu.Lock()
+	_, is := f.id[key]
+	delete(f.id, key)
+	f.mu.Unlock()
+	if !is {
+		return nil
+	}
+	return f.rows.Delete(string(key))
+}
+
+func (f *foreignBans) peerID(key identity.NodeID) (peer.ID, bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	p, ok := f.id[key]
+	return p, ok
+}
+
+func (g *gater) allowsPeer(id peer.ID, at ma.Multiaddr) bool {
+	ban, banned := g.book.Banned(banKey(id))
 	if banned {
 		g.refused(id, at, ban)
 	}

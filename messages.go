@@ -37,7 +37,8 @@ const (
 func (n *Node) Book() *addrbook.Book { return n.manager.Book() }
 
 // PeerManager decides whom the Router connects to. To ban somebody use Node.Ban,
-// which closes what else the peer has open here.
+// which closes what else the peer has open here before it returns; after a Ban of
+// the PeerManager's the running node does that some seconds later.
 func (n *Node) PeerManager() *p2p.PeerManager { return n.manager }
 
 // Router carries messages between the peers of the node's network. Open
@@ -98,6 +99,9 @@ func (n *Node) newPeers() (err error) {
 		return err
 	}
 	n.notices = append(n.notices, n.Book().Notices()...)
+	if n.foreign, err = newForeignBans(n.state.Bucket("foreign bans")); err != nil {
+		return err
+	}
 	for _, a := range addrs {
 		if _, err := n.manager.Add(a); err != nil {
 			return fmt.Errorf("persistent peer %s: %w", a, err)

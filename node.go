@@ -165,6 +165,7 @@ type Node struct {
 	server  *rpc.Server
 	client  *rpc.Client
 	methods access.Control // of server
+	foreign *foreignBans
 
 	running     atomic.Bool   // Run was called
 	bannedConns atomic.Uint64 // that the gater refused
@@ -254,6 +255,8 @@ func homeError(home string, err error) error {
 	switch {
 	case errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("%w; the home %s, or something in it, is not this user's: start the node as its owner, or choose another home with --home", plain(err), home)
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("%w; choose another home with --home", plain(err))
 	case errors.Is(err, syscall.ENOTDIR):
 		return fmt.Errorf("%w; a home is a directory: choose another with --home", plain(err))
 	case errors.Is(err, identity.ErrKeyNotRegular):
@@ -280,6 +283,7 @@ func (n *Node) Run(ctx context.Context) error {
 	}
 	n.chore(func(ctx context.Context) { _ = n.mix.Run(ctx) })
 	n.chore(n.runBackups)
+	n.chore(n.enforceBans)
 	select {
 	case <-ctx.Done():
 	case <-n.ctx.Done():
@@ -298,7 +302,9 @@ func (n *Node) chore(do func(context.Context)) {
 }
 
 // Close ends everything and returns when the last goroutine has ended, those of
-// Run too. Calling it again waits for the first call and returns the same error.
+// Run too; within two seconds, or so. Handlers of Server that ignore that their
+// context has ended are left behind: rpc.ErrHandlersRunning. Calling it again
+// waits for the first call and returns the same error.
 func (n *Node) Close() error {
 	n.once.Do(func() {
 		defer close(n.closed)
@@ -309,7 +315,7 @@ func (n *Node) Close() error {
 		n.chores.Wait()
 		var errs []error
 		if n.server != nil {
-			errs = append(errs, n.server.Stop())
+			errs = append(errs, n.stopServer())
 		}
 		if n.client != nil {
 			errs = append(errs, n.client.Close())

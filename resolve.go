@@ -66,7 +66,7 @@ func (n *Node) parsePeer(ctx context.Context, s string) (peer.ID, []ma.Multiaddr
 	}
 	id, addrs, err := address.ParsePeer(s)
 	if err != nil {
-		return "", nil, &usageError{err}
+		return "", nil, badPeer(strings.TrimSpace(s), err)
 	}
 	return id, addrs, nil
 }

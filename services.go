@@ -68,13 +68,34 @@ func (n *Node) newServices() (err error) {
 	return err
 }
 
-// drainTime is how long Close waits for calls: a program that was told to end has
-// two seconds.
-const drainTime = 500 * time.Millisecond
+// A program that was told to end has two seconds. Close takes at most the sum of
+// these, and what the disk and the sockets take; the daemon some 300 ms more.
+const (
+	// drainTime is how long Close waits for calls that are being answered.
+	drainTime = 500 * time.Millisecond
+	// handlerTime is how long it waits for their handlers after that, when their
+	// contexts have ended and their callers were told.
+	handlerTime = 200 * time.Millisecond
+	// goodbyeTime is how long it lets the Router say goodbye before it closes the
+	// connections under it.
+	goodbyeTime = 500 * time.Millisecond
+)
 
-// goodbyeTime is how long Close lets the Router say goodbye before it closes the
-// connections under it.
-const goodbyeTime = 500 * time.Millisecond
+// stopServer stops answering requests, in drainTime and handlerTime at most: a
+// handler that never returns is left behind, since nothing can stop it, and the
+// end of the node does not wait for it. The error is rpc.ErrHandlersRunning then.
+func (n *Node) stopServer() error {
+	stopped := make(chan error, 1)
+	go func() { stopped <- n.server.Stop() }() // ends by itself, two seconds later at the latest
+	left := time.NewTimer(drainTime + handlerTime)
+	defer left.Stop()
+	select {
+	case err := <-stopped:
+		return err
+	case <-left.C:
+		return fmt.Errorf("%w: %d of them are left behind; a handler has to return when its context ends", rpc.ErrHandlersRunning, n.server.Stats().Running)
+	}
+}
 
 // builtIn are the methods that every node answers, by the short names under
 // which people may call them.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/kith-p2p/kith/dispatch"
 	"github.com/kith-p2p/kith/dispatch/gossip"
@@ -85,7 +86,10 @@ func (n *Node) Subscribe(topic string, p dispatch.Policy) (*dispatch.BytesSubscr
 func topicError(err error) error {
 	switch {
 	case errors.Is(err, dispatch.ErrType):
-		return &usageError{err}
+		why := strings.TrimPrefix(plainText(err.Error()), plainText(dispatch.ErrType.Error())+": ")
+		return &usageError{&plainError{"no topic can have this name: " + why, err}}
+	case errors.Is(err, dispatch.ErrTooLarge):
+		return fmt.Errorf("%w; publish it in pieces, or send it with `kith call`, which carries 32 MiB", plain(err))
 	case errors.Is(err, dispatch.ErrClosed):
 		return fmt.Errorf("%w, or it does not run yet: topics begin with Run", ErrClosed)
 	}

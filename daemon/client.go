@@ -11,10 +11,13 @@ import (
 	"path/filepath"
 	"syscall"
 	"time"
+	"unicode/utf8"
 
 	"connectrpc.com/connect"
 	"github.com/kith-p2p/kith/internal/pb/controlv1"
 	"github.com/kith-p2p/kith/internal/pb/controlv1/controlv1connect"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
 // Client controls the node of one home. It is safe for concurrent use. Every
@@ -46,6 +49,8 @@ func Dial(home string) (*Client, error) {
 		conn.Close()
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
 		return nil, &dialError{ErrNotRunning, fmt.Sprintf("no kith node is running in %s: start one with `kith up%s`", home, homeFlag(home))}
+	case errors.Is(err, syscall.ENOTDIR):
+		return nil, &dialError{err, fmt.Sprintf("%s is not in a directory, and a home is one: say another --home", path)}
 	case errors.Is(err, fs.ErrPermission):
 		return nil, &dialError{err, fmt.Sprintf("the node in %s belongs to another user: its control socket is closed to you; run this as its owner, or say --home", home)}
 	default:
@@ -146,6 +151,9 @@ func (c *Client) Ping(ctx context.Context, req *controlv1.PingRequest) iter.Seq2
 }
 
 func call[Req, Res any](ctx context.Context, c *Client, do func(context.Context, *connect.Request[Req]) (*connect.Response[Res], error), req *Req) (*Res, error) {
+	if err := checkText(req); err != nil {
+		return nil, err
+	}
 	res, err := do(ctx, connect.NewRequest(req))
 	if err != nil {
 		return nil, c.explain(ctx, err)
@@ -155,6 +163,10 @@ func call[Req, Res any](ctx context.Context, c *Client, do func(context.Context,
 
 func follow[Req, Res any](ctx context.Context, c *Client, do func(context.Context, *connect.Request[Req]) (*connect.ServerStreamForClient[Res], error), req *Req) iter.Seq2[*Res, error] {
 	return func(yield func(*Res, error) bool) {
+		if err := checkText(req); err != nil {
+			yield(nil, err)
+			return
+		}
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
 		stream, err := do(ctx, connect.NewRequest(req))
@@ -177,6 +189,42 @@ func follow[Req, Res any](ctx context.Context, c *Client, do func(context.Contex
 	}
 }
 
+// checkText refuses a request with a text that is not UTF-8, which the wire could
+// not carry. Bytes may be any.
+func checkText(req any) error {
+	m, ok := req.(proto.Message)
+	if !ok {
+		return nil
+	}
+	bad := ""
+	var look func(protoreflect.Message)
+	look = func(m protoreflect.Message) {
+		m.Range(func(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+			one := func(v protoreflect.Value) {
+				switch s, isText := v.Interface().(string); {
+				case isText && !utf8.ValidString(s):
+					bad = s
+				case f.Kind() == protoreflect.MessageKind:
+					look(v.Message())
+				}
+			}
+			if f.IsList() {
+				for i := range v.List().Len() {
+					one(v.List().Get(i))
+				}
+			} else if !f.IsMap() { // no request has one
+				one(v)
+			}
+			return bad == ""
+		})
+	}
+	if look(m.ProtoReflect()); bad == "" {
+		return nil
+	}
+	return &Error{Code: connect.CodeInvalidArgument.String(),
+		Text: fmt.Sprintf("%q is not UTF-8 text, which every name, address and path has to be; write it anew", bad[:min(len(bad), 120)])}
+}
+
 // explain turns an error of the wire into one for a person.
 func (c *Client) explain(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
@@ -184,7 +232,7 @@ func (c *Client) explain(ctx context.Context, err error) error {
 	}
 	var ce *connect.Error
 	if errors.As(err, &ce) && connect.IsWireError(err) {
-		return &Error{Code: ce.Code().String(), Text: ce.Message()}
+		return &Error{Code: ce.Code().String(), Text: ce.Message(), Peer: ce.Meta().Get(answeredBy)}
 	}
 	return &Error{
 		Code: connect.CodeUnavailable.String(),

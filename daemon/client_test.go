@@ -100,3 +100,47 @@ func TestClientErrors(t *testing.T) {
 		t.Errorf("a context that has ended: %v", err)
 	}
 }
+
+// A text that is not UTF-8 was answered by "the node went away".
+func TestRegressionNotUTF8(t *testing.T) {
+	node := start(t, newHome(t))
+	c, ctx, bad := node.client, t.Context(), "a\xff"
+	for name, call := range map[string]func() error{
+		"a field": func() error { _, err := c.Find(ctx, &controlv1.FindRequest{Peer: bad}); return err },
+		"a list": func() error {
+			_, err := c.EditBootstrap(ctx, &controlv1.EditBootstrapRequest{Add: []string{"x", bad}})
+			return err
+		},
+		"a message in it": func() error {
+			_, err := c.EditBook(ctx, &controlv1.EditBookRequest{Edit: &controlv1.EditBookRequest_Ban{Ban: &controlv1.BanPeer{Peer: "x", Reason: bad}}})
+			return err
+		},
+		"a stream": func() error {
+			for _, err := range c.Subscribe(ctx, bad) {
+				return err
+			}
+			return nil
+		},
+	} {
+		if err := call(); !errors.Is(err, kith.ErrUsage) || !strings.Contains(err.Error(), `"a\xff"`) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, err := c.Publish(ctx, &controlv1.PublishRequest{Topic: "news", Data: []byte(bad)}); err != nil {
+		t.Errorf("bytes may be any: %v", err)
+	}
+}
+
+// An empty line came back as a failure of the disk.
+func TestRegressionBootstrapLines(t *testing.T) {
+	node := start(t, newHome(t))
+	for _, line := range []string{"", " ", "# x", "127.0.0.1:4001", "nobody"} {
+		_, err := node.client.EditBootstrap(t.Context(), &controlv1.EditBootstrapRequest{Add: []string{line}})
+		if !errors.Is(err, kith.ErrUsage) || !strings.Contains(err.Error(), "/p2p/") || strings.Contains(err.Error(), "line") {
+			t.Errorf("%q: %v", line, err)
+		}
+	}
+	if res, err := node.client.EditBootstrap(t.Context(), &controlv1.EditBootstrapRequest{Add: []string{"/dnsaddr/nodes.invalid"}}); err != nil || len(res.GetAdded()) != 1 {
+		t.Errorf("a name: %v, %v", res, err)
+	}
+}

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"strings"
 	"time"
 
 	"github.com/kith-p2p/kith"
@@ -13,7 +14,7 @@ import (
 func statusOf(n *kith.Node) *controlv1.StatusResponse {
 	st := n.Status()
 	return &controlv1.StatusResponse{
-		PeerId: n.ID().String(), NodeId: string(n.NodeID()), Version: st.Version, Home: st.Home, Pid: pid,
+		PeerId: n.ID().String(), NodeId: string(n.NodeID()), Version: st.Version, Home: strings.ToValidUTF8(st.Home, "?"), Pid: pid,
 		Started: timeOf(st.Started), Addresses: st.Addresses, Listen: st.Listen, Mdns: st.MDNS,
 		Peers: int64(st.Peers), Mounts: int64(st.Mounts), Streams: int64(st.Streams),
 		Counters: &controlv1.Counters{

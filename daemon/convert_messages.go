@@ -1,8 +1,11 @@
 package daemon
 
 import (
+	"strings"
+
 	"github.com/kith-p2p/kith"
 	"github.com/kith-p2p/kith/addrbook"
+	"github.com/kith-p2p/kith/address"
 	"github.com/kith-p2p/kith/discovery"
 	"github.com/kith-p2p/kith/identity"
 	"github.com/kith-p2p/kith/internal/pb/controlv1"
@@ -68,6 +71,9 @@ func bookPeerOf(n *kith.Node, p addrbook.Peer) *controlv1.BookPeer {
 	if p.PeerID != "" {
 		res.PeerId = p.PeerID.String()
 	}
+	if id, foreign := n.ForeignPeer(p.ID); foreign {
+		res.PeerId, res.NodeId = id.String(), "" // the book's is a hash that nobody knows
+	}
 	if p.Ban != nil {
 		res.Ban = banOf(*p.Ban)
 	}
@@ -79,7 +85,7 @@ func bookPeerOf(n *kith.Node, p addrbook.Peer) *controlv1.BookPeer {
 			res.PeerId = id.String()
 		}
 		text := e.Address.String()
-		if a, err := e.Address.Multiaddr(); err == nil { // the other spelling says the ID twice
+		if a, err := e.Address.Multiaddr(); err == nil && e.Address.Protocol == address.Libp2p { // the other spelling says the ID twice
 			a, _ = peer.SplitAddr(a)
 			text = a.String()
 		}
@@ -92,7 +98,8 @@ func bookPeerOf(n *kith.Node, p addrbook.Peer) *controlv1.BookPeer {
 }
 
 func banOf(b addrbook.Ban) *controlv1.Ban {
-	res := &controlv1.Ban{Since: timeOf(b.Since), Until: timeOf(b.Until), Reason: b.Reason}
+	// A reason that was cut may end in half a letter.
+	res := &controlv1.Ban{Since: timeOf(b.Since), Until: timeOf(b.Until), Reason: strings.ToValidUTF8(b.Reason, "?")}
 	if b.Peer == "" && b.Prefix.IsValid() {
 		res.Network = b.Prefix.String()
 	}

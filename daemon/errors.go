@@ -8,6 +8,8 @@ import (
 
 	"connectrpc.com/connect"
 	"github.com/kith-p2p/kith"
+	"github.com/kith-p2p/kith/dispatch"
+	"github.com/kith-p2p/kith/rpc"
 	"github.com/kith-p2p/kith/tunnel"
 )
 
@@ -19,15 +21,19 @@ type Error struct {
 	Code string
 	// Text is the message.
 	Text string
+	// Peer is the peer ID of who answered a call so; empty when the code is this
+	// node's own.
+	Peer string
 }
 
 // Error returns the text.
 func (e *Error) Error() string { return e.Text }
 
 // Is reports whether target is [kith.ErrUsage] and the fault lies in what the
-// caller said.
+// caller said, as this node sees it: that a peer makes no sense of a request is
+// its answer.
 func (e *Error) Is(target error) bool {
-	return target == kith.ErrUsage && e.Code == connect.CodeInvalidArgument.String()
+	return target == kith.ErrUsage && e.Code == connect.CodeInvalidArgument.String() && e.Peer == ""
 }
 
 // ErrNotRunning is matched by the error of [Dial] when no node runs in the home.
@@ -48,11 +54,19 @@ func toConnect(err error) *connect.Error {
 	if ce, ok := errors.AsType[*connect.Error](err); ok {
 		return ce
 	}
-	return connect.NewError(codeOf(err), err)
+	ce := connect.NewError(codeOf(err), err)
+	if e, ok := errors.AsType[*rpc.Error](err); ok && e.Peer != "" {
+		ce.Meta().Set(answeredBy, e.Peer.String())
+	}
+	return ce
 }
+
+// answeredBy is the header of an error that is a peer's answer.
+const answeredBy = "Kith-Answered-By"
 
 func codeOf(err error) connect.Code {
 	var refused *tunnel.Error
+	var answer *rpc.Error
 	switch {
 	case errors.Is(err, kith.ErrUsage):
 		return connect.CodeInvalidArgument
@@ -64,8 +78,12 @@ func codeOf(err error) connect.Code {
 		return connect.CodeAlreadyExists
 	case errors.As(err, &refused):
 		return codeOfReason(refused.Reason)
-	case errors.Is(err, errStopping):
+	case errors.Is(err, errStopping), errors.Is(err, kith.ErrClosed):
 		return connect.CodeUnavailable
+	case errors.As(err, &answer) && answer.Code > rpc.CodeOK && answer.Code <= rpc.CodeUnauthenticated:
+		return connect.Code(answer.Code) // both count as gRPC does
+	case errors.Is(err, dispatch.ErrTooLarge), errors.Is(err, rpc.ErrTooLarge):
+		return connect.CodeResourceExhausted
 	case errors.Is(err, context.DeadlineExceeded):
 		return connect.CodeDeadlineExceeded
 	case errors.Is(err, context.Canceled):

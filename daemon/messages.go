@@ -78,6 +78,14 @@ func (s *server) EditBootstrap(_ context.Context, req *connect.Request[controlv1
 		}
 		return connect.NewResponse(&controlv1.EditBootstrapResponse{}), nil
 	}
+	for _, line := range m.GetAdd() {
+		if strings.HasPrefix(strings.TrimSpace(line), "/dnsaddr/") && !strings.Contains(line, "/p2p/") {
+			continue // a name for any peers
+		}
+		if _, err := s.node.ParseAddress(line); err != nil {
+			return nil, toConnect(err)
+		}
+	}
 	added, err := s.node.AddBootstrap(m.GetAdd()...)
 	if err != nil {
 		return nil, toConnect(err)
@@ -171,7 +179,7 @@ func (s *server) ListBook(ctx context.Context, req *connect.Request[controlv1.Li
 		}
 	}
 	if p := req.Msg.GetPeer(); p != "" {
-		id, err := s.node.NodeIDOf(ctx, p)
+		id, err := s.node.BookID(ctx, p)
 		if err != nil {
 			return nil, toConnect(err)
 		}
@@ -203,7 +211,7 @@ func (s *server) editBook(ctx context.Context, m *controlv1.EditBookRequest) (bo
 	case *controlv1.EditBookRequest_Add:
 		return s.node.Remember(ctx, e.Add)
 	case *controlv1.EditBookRequest_Forget:
-		id, err := s.node.NodeIDOf(ctx, e.Forget)
+		id, err := s.node.BookID(ctx, e.Forget)
 		if err != nil {
 			return false, err
 		}

@@ -49,9 +49,9 @@ func firstIP(addr string) (netip.Addr, bool) {
 
 // connectCommands returns the command that reaches service at each useful
 // address of a node: one an IP address, the most useful transport first, and
-// each address that is not an IP address. On the node's own machine the command
-// names its home: another one may have no node, or one that may not.
-func connectCommands(addrs []string, service, home string) []string {
+// each address that is not an IP address. They are for the other side, so none of
+// them names this node's home.
+func connectCommands(addrs []string, service string) []string {
 	commands := make([]string, 0, len(addrs))
 	seen := make(map[netip.Addr]bool)
 	for _, addr := range addrs {
@@ -61,11 +61,7 @@ func connectCommands(addrs []string, service, home string) []string {
 			}
 			seen[ip] = true
 		}
-		at := ""
-		if ReachOf(addr) == ReachMachine {
-			at = homeFlag(home)
-		}
-		commands = append(commands, "kith connect"+at+" "+ShellQuote(addr+"/"+service))
+		commands = append(commands, "kith connect "+ShellQuote(addr+"/"+service))
 	}
 	return commands
 }

@@ -29,15 +29,10 @@ func TestReachOf(t *testing.T) {
 }
 
 func TestConnectCommands(t *testing.T) {
-	t.Setenv(HomeVariable, "/default")
-	def, err := DefaultHome()
-	if err != nil {
-		t.Fatal(err)
-	}
 	got := connectCommands([]string{
 		"/ip4/8.8.8.8/tcp/1/p2p/X", "/ip4/8.8.8.8/udp/1/quic-v1/p2p/X", "/dns4/a.example/tcp/1/p2p/X",
 		"/ip4/8.8.8.8/tcp/1/p2p/R/p2p-circuit/p2p/X", "/ip4/127.0.0.1/tcp/1/p2p/X",
-	}, "my web", def)
+	}, "my web")
 	want := []string{
 		"kith connect '/ip4/8.8.8.8/tcp/1/p2p/X/my web'", "kith connect '/dns4/a.example/tcp/1/p2p/X/my web'",
 		"kith connect '/ip4/8.8.8.8/tcp/1/p2p/R/p2p-circuit/p2p/X/my web'", "kith connect '/ip4/127.0.0.1/tcp/1/p2p/X/my web'",
@@ -45,17 +40,17 @@ func TestConnectCommands(t *testing.T) {
 	if !slices.Equal(got, want) {
 		t.Errorf("%q", got)
 	}
-	if got := connectCommands(nil, "x", def); got == nil || len(got) != 0 {
+	if got := connectCommands(nil, "x"); got == nil || len(got) != 0 {
 		t.Errorf("no addresses: %q", got)
 	}
 }
 
-// The command for the node's own machine led to the default home, whatever the
-// node's was.
-func TestRegressionConnectCommandOnThisMachineNamesTheHome(t *testing.T) {
+// The command for the node's own machine named the home of the node that exposes:
+// whoever pasted it had that node connect to itself.
+func TestRegressionConnectCommandIsForTheOtherSide(t *testing.T) {
 	t.Setenv(HomeVariable, "/default")
-	got := connectCommands([]string{"/ip4/8.8.8.8/tcp/1/p2p/X", "/ip4/127.0.0.1/tcp/1/p2p/X"}, "web", "/other home")
-	want := []string{"kith connect /ip4/8.8.8.8/tcp/1/p2p/X/web", "kith connect --home '/other home' /ip4/127.0.0.1/tcp/1/p2p/X/web"}
+	got := connectCommands([]string{"/ip4/8.8.8.8/tcp/1/p2p/X", "/ip4/127.0.0.1/tcp/1/p2p/X"}, "web")
+	want := []string{"kith connect /ip4/8.8.8.8/tcp/1/p2p/X/web", "kith connect /ip4/127.0.0.1/tcp/1/p2p/X/web"}
 	if !slices.Equal(got, want) {
 		t.Errorf("%q", got)
 	}

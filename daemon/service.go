@@ -48,7 +48,7 @@ func (s *server) Expose(ctx context.Context, req *connect.Request[controlv1.Expo
 	}
 	return connect.NewResponse(&controlv1.ExposeResponse{
 		Mount:           mountOf(mount),
-		ConnectCommands: connectCommands(s.node.Addrs(), mount.Name, s.node.Status().Home),
+		ConnectCommands: connectCommands(s.node.Addrs(), mount.Name),
 	}), nil
 }
 

@@ -93,7 +93,7 @@ func everyCall(t *testing.T, api controlv1connect.ControlServiceClient, server, 
 		t.Errorf("the name defaults to %q, not to the port %s", exposed.GetMount().GetName(), port)
 	}
 	at := server.status.GetAddresses()[0]
-	if want := "kith connect" + homeFlag(server.home) + " " + at + "/" + port; len(exposed.GetConnectCommands()) != 1 || exposed.GetConnectCommands()[0] != want {
+	if want := "kith connect " + at + "/" + port; len(exposed.GetConnectCommands()) != 1 || exposed.GetConnectCommands()[0] != want {
 		t.Errorf("connect commands %q, want %q", exposed.GetConnectCommands(), want)
 	}
 	dialled, err := api.DialPeer(ctx, connect.NewRequest(&controlv1.DialPeerRequest{Peer: at, Timeout: durationpb.New(5 * time.Second)}))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"time"
 
@@ -76,7 +77,8 @@ func (a *app) banCommand() *cobra.Command {
 		Use: "ban PEER|NETWORK", Short: "Cut off a peer or a network, and refuse it from now on",
 		Long: `Close the connections to a peer, or to all IPs of a network, and neither dial
 nor accept them: for messages, tunnels, calls and topics alike. The ban outlasts
-restarts.`,
+restarts. PEER is a peer ID of any kind (12D3KooW..., Qm...), a node ID or an
+address that ends in an ID.`,
 		Example: "  kith book ban 12D3KooWFw4... --for 24h --reason spam\n  kith book ban 2001:db8::/32",
 		Args:    takes(1, 1, "a PEER or a NETWORK"),
 		RunE: func(c *cobra.Command, args []string) error {
@@ -94,7 +96,7 @@ restarts.`,
 		ValidArgsFunction: a.completePeer,
 	}
 	cmd.Flags().DurationVar(&span, "for", 0, "how long (default: until it is lifted)")
-	cmd.Flags().StringVar(&reason, "reason", "", "why, for people who read the book later")
+	cmd.Flags().StringVar(&reason, "reason", "", "why, for people who read the book later: at most 256 bytes")
 	return cmd
 }
 
@@ -176,6 +178,16 @@ func banText(what string, b *controlv1.Ban) string {
 // untilText is how long it is until t.
 func untilText(t *timestamppb.Timestamp) string { return ageText(time.Until(t.AsTime())) }
 
+// once is words without those that were given before.
+func once(words []string) (each []string) {
+	for _, w := range words {
+		if !slices.Contains(each, w) {
+			each = append(each, w)
+		}
+	}
+	return each
+}
+
 func (a *app) bootstrapCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "bootstrap",
@@ -213,6 +225,7 @@ its own: nothing is joined that was not asked for.`,
 			Example: "  kith bootstrap " + use + " /ip4/192.0.2.7/tcp/4001/p2p/12D3KooWFw4...",
 			Args:    takes(1, 1000, "an ADDRESS"),
 			RunE: a.withNode(func(ctx context.Context, c *daemon.Client, args []string) error {
+				args = once(args)
 				res, err := c.EditBootstrap(ctx, req(args))
 				switch {
 				case err != nil:
@@ -228,13 +241,14 @@ its own: nothing is joined that was not asked for.`,
 			}),
 		}
 	}
-	cmd.AddCommand(
-		edit("add", "Add nodes, by address or /dnsaddr name", "added", func(args []string) *controlv1.EditBootstrapRequest {
-			return &controlv1.EditBootstrapRequest{Add: args}
-		}),
-		edit("rm", "Remove nodes that were added", "removed", func(args []string) *controlv1.EditBootstrapRequest {
-			return &controlv1.EditBootstrapRequest{Remove: args}
-		}),
-	)
+	add := edit("add", "Add nodes, by address or /dnsaddr name", "added", func(args []string) *controlv1.EditBootstrapRequest {
+		return &controlv1.EditBootstrapRequest{Add: args}
+	})
+	add.ValidArgsFunction = cobra.NoFileCompletions
+	rm := edit("rm", "Remove nodes that were added", "removed", func(args []string) *controlv1.EditBootstrapRequest {
+		return &controlv1.EditBootstrapRequest{Remove: args}
+	})
+	rm.ValidArgsFunction = a.completeBootstrap
+	cmd.AddCommand(add, rm)
 	return cmd
 }

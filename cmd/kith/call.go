@@ -42,8 +42,11 @@ func (a *app) callCommand() *cobra.Command {
 		Long: `Send DATA, or standard input for -, to a service of a peer and print the answer
 as it came. Every kith node answers ping, info, stats and services; programs
 serve others.`,
-		Example: "  kith call 12D3KooWFw4... info\n  kith call 12D3KooWFw4... kv/get '{\"key\":\"name\"}'\n  kith call 12D3KooWFw4... store - <picture.png",
-		Args:    takes(2, 3, "a PEER, a SERVICE and at most one DATA"),
+		Example: `  kith call 12D3KooWFw4... info
+  echo hello | kith call 12D3KooWFw4... ping -
+  kith call 12D3KooWFw4... kv/put '{"Key":"name","Value":"satoshi"}'    what examples/kv serves
+  kith call 12D3KooWFw4... kv/get name`,
+		Args: takes(2, 3, "a PEER and a SERVICE (and DATA)"),
 		RunE: a.withNode(func(ctx context.Context, c *daemon.Client, args []string) error {
 			if timeout <= 0 {
 				return usagef("--timeout is %s; give a time such as 30s", timeout)
@@ -69,7 +72,7 @@ serve others.`,
 		}),
 	}
 	cmd.Flags().DurationVar(&timeout, "timeout", 30*time.Second, "how long to wait for the answer")
-	cmd.ValidArgsFunction = a.completePeer
+	cmd.ValidArgsFunction = a.completeCall
 	return cmd
 }
 
@@ -78,7 +81,7 @@ func (a *app) servicesCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "services [PEER]",
 		Short:   "List the services of a peer that this node may call",
-		Long:    `List the services of a peer that this node may call; without PEER, those of this node itself.`,
+		Long:    "List the services of a peer that this node may call; without PEER, those of this\nnode itself.",
 		Example: "  kith services\n  kith services 12D3KooWFw4... --json",
 		Args:    takes(0, 1, "at most one PEER"),
 		RunE: a.withNode(func(ctx context.Context, c *daemon.Client, args []string) error {

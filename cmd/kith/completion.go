@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/kith-p2p/kith/daemon"
+	"github.com/kith-p2p/kith/internal/pb/controlv1"
 	"github.com/spf13/cobra"
 )
 
@@ -120,6 +121,59 @@ func (a *app) completePeer(_ *cobra.Command, args []string, word string) ([]cobr
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
 	return a.peerIDs(word, "")
+}
+
+// completeCall offers peers, and then the services of the one that was chosen.
+func (a *app) completeCall(cmd *cobra.Command, args []string, word string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	if len(args) != 1 {
+		return a.completePeer(cmd, args, word)
+	}
+	return a.ask(func(ctx context.Context, c *daemon.Client) ([]cobra.Completion, error) {
+		res, err := c.ListServices(ctx, &controlv1.ListServicesRequest{Peer: args[0]})
+		var words []cobra.Completion
+		for _, s := range res.GetServices() {
+			name := s.GetName()
+			if s.GetBuiltIn() {
+				name = name[strings.LastIndexByte(name, '/')+1:]
+			}
+			if strings.HasPrefix(name, word) {
+				words = append(words, clean(name))
+			}
+		}
+		return words, err
+	})
+}
+
+// completeBootstrap offers the lines of the list that can be removed.
+func (a *app) completeBootstrap(_ *cobra.Command, _ []string, word string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	return a.ask(func(ctx context.Context, c *daemon.Client) ([]cobra.Completion, error) {
+		res, err := c.ListBootstrap(ctx)
+		var words []cobra.Completion
+		for _, e := range res.GetEntries() {
+			if !e.GetConfigured() && strings.HasPrefix(e.GetLine(), word) {
+				words = append(words, clean(e.GetLine()))
+			}
+		}
+		return words, err
+	})
+}
+
+// completeTopic offers the topics that the node has subscriptions of, for the
+// first argument.
+func (a *app) completeTopic(_ *cobra.Command, args []string, word string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	return a.ask(func(ctx context.Context, c *daemon.Client) ([]cobra.Completion, error) {
+		res, err := c.Router(ctx)
+		var words []cobra.Completion
+		for _, t := range res.GetTopics() {
+			if strings.HasPrefix(t.GetName(), word) {
+				words = append(words, clean(t.GetName()))
+			}
+		}
+		return words, err
+	})
 }
 
 // completePeerService offers peers for PEER/NAME; the name is not known here.

@@ -30,6 +30,14 @@ func TestCompletionAsksTheNode(t *testing.T) {
 	server, user := up(t, newHome(t)), up(t, newHome(t))
 	port := serve(t, echo)
 	ok(t, server.home, "expose", port, "--name", "web", "--allow-any")
+	ok(t, user.home, "bootstrap", "add", "/dnsaddr/nodes.invalid")
+	sub := command(t, user.home, "sub", "weather")
+	if err := sub.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer sub.Wait()
+	defer sub.Process.Kill()
+	until(t, user.home, []string{"router"}, "weather")
 	local, _, _ := strings.Cut(ok(t, user.home, "connect", server.address+"/web"), " ")
 	for _, tc := range []struct {
 		args  []string
@@ -45,6 +53,10 @@ func TestCompletionAsksTheNode(t *testing.T) {
 		{[]string{"p2p", "s"}, "stream"},
 		{[]string{"completion", "f"}, "fish"},
 		{[]string{"ls", "--log-level", ""}, "debug"},
+		{[]string{"call", server.id, "in"}, "info"},
+		{[]string{"bootstrap", "rm", "/"}, "/dnsaddr/nodes.invalid"},
+		{[]string{"pub", "wea"}, "weather"},
+		{[]string{"sub", ""}, "weather"},
 		{[]string{"expose", "--proxy-protocol", ""}, "2"},
 	} {
 		out := ok(t, user.home, append([]string{"__complete"}, tc.args...)...)

@@ -41,7 +41,7 @@ node's end or, with --foreground, until this command's.`,
 				return err
 			}
 			if len(req.GetAllow()) == 0 && !req.GetAllowAny() {
-				return a.defaultDeny(cmd, args)
+				return a.defaultDeny()
 			}
 			return a.withNode(func(ctx context.Context, c *daemon.Client, _ []string) error {
 				return a.expose(ctx, c, req, f.foreground)
@@ -101,14 +101,12 @@ func (f *exposeFlags) fill(cmd *cobra.Command, req *controlv1.ExposeRequest, tar
 	return nil
 }
 
-// defaultDeny refuses a service that nobody could use, with the command to run.
-func (a *app) defaultDeny(cmd *cobra.Command, args []string) error {
-	words := cmd.CommandPath() + a.homeFlag()
-	for _, arg := range args {
+// defaultDeny refuses a service that nobody could use, with the command to run: the
+// one that was given, and more.
+func (a *app) defaultDeny() error {
+	words := "kith"
+	for _, arg := range a.args {
 		words += " " + daemon.ShellQuote(arg)
-	}
-	if name := cmd.Flags().Lookup("name"); name != nil && name.Changed {
-		words += " --name " + daemon.ShellQuote(name.Value.String())
 	}
 	return usagef("nobody could use this service, because a service is closed to every peer that is not named; "+
 		"run `%s --allow PEER`, where PEER is what `kith id` prints on the other machine (or --allow-any for everybody)", words)
@@ -160,6 +158,9 @@ func printExposed(w io.Writer, res *controlv1.ExposeResponse) error {
 		fmt.Fprintf(&b, "To use it from %s:\n", reach)
 		for _, command := range byReach[reach] {
 			fmt.Fprintf(&b, "  %s\n", clean(command))
+		}
+		if reach == daemon.ReachMachine {
+			b.WriteString("(with the --home of the node that is to use it, if that is not the default one)\n")
 		}
 	}
 	_, err := io.WriteString(w, b.String())

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"strings"
 	"syscall"
 	"unicode"
@@ -72,8 +73,18 @@ func errorCode(err error) string {
 		return "unavailable"
 	case errors.Is(err, kith.ErrHomeInUse):
 		return "already_exists"
-	case errors.Is(err, errInterrupted):
+	case errors.Is(err, errInterrupted), errors.Is(err, context.Canceled):
 		return "canceled"
+	case errors.Is(err, context.DeadlineExceeded):
+		return "deadline_exceeded"
+	case errors.Is(err, syscall.EADDRINUSE):
+		return "already_exists"
+	case errors.Is(err, syscall.ENOSPC):
+		return "resource_exhausted"
+	case errors.Is(err, fs.ErrPermission):
+		return "permission_denied"
+	case errors.Is(err, fs.ErrNotExist):
+		return "not_found"
 	}
 	return "unknown"
 }

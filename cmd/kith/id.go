@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
+	"strings"
 
 	"github.com/kith-p2p/kith/daemon"
 	"github.com/spf13/cobra"
@@ -30,10 +32,12 @@ func (a *app) idCommand() *cobra.Command {
 			case a.json:
 				return a.printJSON(st)
 			case addresses:
+				var b strings.Builder // one write: a reader may want the first line only
 				for _, addr := range st.GetAddresses() {
-					fmt.Fprintln(a.stdout, clean(addr))
+					fmt.Fprintln(&b, clean(addr))
 				}
-				return nil
+				_, err := io.WriteString(a.stdout, b.String())
+				return err
 			case node:
 				_, err = fmt.Fprintln(a.stdout, st.GetNodeId())
 				return err

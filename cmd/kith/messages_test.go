@@ -3,6 +3,9 @@ package main
 import (
 	"encoding/json"
 	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -137,4 +140,128 @@ func TestMessagesBadInput(t *testing.T) {
 		fails(t, n.home, tc.code, tc.args, tc.pieces...)
 	}
 	ok(t, n.home, "pub", "news", "it works")
+}
+
+// What a shell hands over may be no text; it was answered by "the node went away".
+func TestRegressionNotUTF8(t *testing.T) {
+	n := up(t, newHome(t))
+	for _, args := range [][]string{
+		{"find", "\xff"}, {"call", "\xff", "ping"}, {"call", stranger, "\xff"}, {"services", "\xff"}, {"dial", "\xff"}, {"ping", "\xff"},
+		{"connect", "\xff/web"}, {"expose", "unix:/tmp/\xff", "--allow-any"}, {"expose", "3000", "--name", "\xff", "--allow-any"},
+		{"pub", "\xff", "x"}, {"sub", "\xff"}, {"bootstrap", "add", "\xff"}, {"bootstrap", "rm", "\xff"}, {"book", "add", "\xff"},
+		{"book", "show", "\xff"}, {"book", "ban", stranger, "--reason", "\xff"}, {"p2p", "listen", "/x/\xff", "/ip4/127.0.0.1/tcp/1", "--allow-any"},
+	} {
+		fails(t, n.home, exitUsage, args, `\xff`, "is not UTF-8 text")
+	}
+	fails(t, n.home, exitUsage, []string{"\xff"}, `no command "\xff"`)
+	r := run(t, n.home, "find", "\xff", "--json")
+	var e struct{ Error, Code string }
+	if err := json.Unmarshal([]byte(r.stderr), &e); err != nil || r.code != exitUsage || e.Code != "invalid_argument" {
+		t.Errorf("%+v, %v", r, err)
+	}
+	ok(t, n.home, "pub", "news", "\xff") // a message may be any bytes
+}
+
+// The same word twice was counted twice.
+func TestRegressionBootstrapTwice(t *testing.T) {
+	n := up(t, newHome(t))
+	const name = "/dnsaddr/nodes.invalid"
+	for _, tc := range []struct{ verb, want string }{{"add", "1 added\n"}, {"rm", "1 removed\n"}} {
+		if out := ok(t, n.home, "bootstrap", tc.verb, name, name); out != tc.want {
+			t.Errorf("%s: %q", tc.verb, out)
+		}
+	}
+	fails(t, n.home, exitUsage, []string{"bootstrap", "rm", name}, "not in the list")
+	fails(t, n.home, exitUsage, []string{"bootstrap", "add", ""}, "no address was given")
+}
+
+// A reason of any length was taken and cut.
+func TestRegressionBanReason(t *testing.T) {
+	n := up(t, newHome(t))
+	fails(t, n.home, exitUsage, []string{"book", "ban", stranger, "--reason", strings.Repeat("x", 257)}, "257 bytes", "at most 256")
+	ok(t, n.home, "book", "ban", stranger, "--reason", strings.Repeat("x", 256))
+	// A key of another kind has a ban, too.
+	const rsa = "QmYyQSo1c1Ym7orWxLYvCrM2EmxFTANf8wXmmE7DWjhx5N"
+	ok(t, n.home, "book", "ban", rsa, "--reason", "a test")
+	if out := ok(t, n.home, "book", "show", rsa); !strings.Contains(out, rsa) || !strings.Contains(out, "banned: a test") {
+		t.Errorf("book show: %q", out)
+	}
+	if out := ok(t, n.home, "book", "unban", rsa); out != rsa+": unbanned\n" {
+		t.Errorf("unban: %q", out)
+	}
+}
+
+// What `kith call --help` gives for examples works as it stands there, with the
+// address of a node that runs examples/kv.
+func TestRegressionCallExamples(t *testing.T) {
+	dir := t.TempDir()
+	if out, err := exec.Command("go", "build", "-o", filepath.Join(dir, "kv"), "../../examples/kv").CombinedOutput(); err != nil {
+		t.Fatalf("building examples/kv: %v\n%s", err, out)
+	}
+	kv := exec.CommandContext(t.Context(), filepath.Join(dir, "kv"), "-local", "-home", filepath.Join(dir, "h"), "serve")
+	out := &lockedBuffer{}
+	kv.Stdout, kv.Stderr, kv.WaitDelay = out, out, 5*time.Second
+	if err := kv.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer kv.Wait()
+	defer kv.Process.Kill()
+	at := ""
+	for deadline := time.Now().Add(20 * time.Second); at == ""; time.Sleep(10 * time.Millisecond) {
+		if at = regexp.MustCompile(`/ip4/\S+`).FindString(out.String()); time.Now().After(deadline) {
+			t.Fatalf("kv said %q", out)
+		}
+	}
+	n := up(t, newHome(t))
+	help := ok(t, n.home, "call", "--help")
+	answers := map[string]string{"info": server(at), "ping -": "hello", "kv/put": "", "kv/get": `{"Key":"name","Value":"satoshi"}`}
+	ran := 0
+	for line := range strings.Lines(help) {
+		if !strings.Contains(line, "12D3KooWFw4...") {
+			continue
+		}
+		line, _, _ = strings.Cut(strings.TrimSpace(line), "    ") // a word about it
+		sh := command(t, n.home)
+		sh.Args = []string{"sh", "-c", strings.Replace(strings.ReplaceAll(line, "12D3KooWFw4...", at), "kith call", sh.Path+" call", 1)}
+		sh.Path = "/bin/sh"
+		r := finish(t, sh)
+		for what, want := range answers {
+			if strings.Contains(line, what) && (r.code != exitDone || !strings.Contains(r.stdout, want)) {
+				t.Errorf("%s: %+v", line, r)
+			}
+		}
+		ran++
+	}
+	if ran != len(answers) {
+		t.Errorf("%d examples in %q", ran, help)
+	}
+	// The code of an answer is told, and is none of the command line's.
+	r := run(t, n.home, "call", at, "kv/get", "nosuch", "--json")
+	if r.code != exitFailed || !strings.Contains(r.stderr, `"code":"not_found"`) {
+		t.Errorf("%+v", r)
+	}
+	r = run(t, n.home, "call", at, "kv/put", "{", "--json")
+	if r.code != exitFailed || !strings.Contains(r.stderr, `"code":"invalid_argument"`) {
+		t.Errorf("%+v", r)
+	}
+	r = run(t, n.home, "call", at, "nosuch", "--json")
+	if r.code != exitFailed || !strings.Contains(r.stderr, `"code":"unimplemented"`) {
+		t.Errorf("%+v", r)
+	}
+}
+
+// server is the peer ID at the end of an address.
+func server(at string) string { return at[strings.LastIndex(at, "/")+1:] }
+
+// What expose prints for the other side named the home of this one: whoever pasted
+// it had this node connect to itself. And the command with --allow that it gives
+// had lost the flags.
+func TestRegressionExposeHints(t *testing.T) {
+	n := up(t, newHome(t))
+	out := ok(t, "", "--home", n.home, "expose", "3000", "--allow-any")
+	if strings.Contains(out, n.home) || !strings.Contains(out, "\n  kith connect "+n.address+"/3000\n") {
+		t.Errorf("expose printed %q", out)
+	}
+	fails(t, n.home, exitUsage, []string{"expose", "3000", "--name", "web", "--http", "--bandwidth", "10MiB"},
+		"`kith expose 3000 --name web --http --bandwidth 10MiB --allow PEER`")
 }

@@ -64,7 +64,7 @@ func (a *app) p2pListenCommand() *cobra.Command {
 				return err
 			}
 			if req.Name, req.Target = args[0], args[1]; len(req.GetAllow()) == 0 && !req.GetAllowAny() {
-				return a.defaultDeny(cmd, args)
+				return a.defaultDeny()
 			}
 			if len(req.GetAllow()) > 0 && req.GetAllowAny() {
 				return usagef("--allow and --allow-any contradict each other; give one of them")

@@ -124,7 +124,7 @@ func TestMainPath(t *testing.T) {
 	}
 }
 
-func TestUpSaysWhatToDo(t *testing.T) {
+func TestUpSaysHowToGoOn(t *testing.T) {
 	home := newHome(t)
 	p := begin(t, home, "up", "--local")
 	if !strings.HasPrefix(p.first, "kith is up: 12D3KooW") {

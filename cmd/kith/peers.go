@@ -60,10 +60,10 @@ func (a *app) dialCommand() *cobra.Command {
 	var timeout time.Duration
 	cmd := &cobra.Command{
 		Use:   "dial ADDRESS",
-		Short: "Connect to a peer and remember its address while the node runs",
-		Long: `Connect to the peer at an address that ends in /p2p/<peer ID> (or, for a peer
-whose address is known, to its peer ID) and remember the
-address while the node runs.`,
+		Short: "Connect to a peer and remember its address",
+		Long: `Connect to the peer at an address that ends in /p2p/<peer ID>, or, if its address
+is known, of that peer ID. The address is remembered while the node runs; that of
+a peer that exchanges messages with this node goes into the address book.`,
 		Example: "  kith dial /ip4/192.168.1.7/tcp/4001/p2p/12D3KooWFw4...\n  kith dial 12D3KooWFw4... --timeout 5s",
 		Args:    takes(1, 1, "an ADDRESS"),
 		RunE: a.withNode(func(ctx context.Context, c *daemon.Client, args []string) error {

@@ -18,6 +18,7 @@ import (
 type app struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
+	args           []string // of the command line
 
 	// The global flags.
 	home     string
@@ -33,6 +34,7 @@ type app struct {
 // run parses and runs one command line and returns the exit code.
 func (a *app) run(ctx context.Context, args []string) int {
 	root := a.root()
+	a.args = args
 	root.SetArgs(args)
 	root.SetIn(a.stdin)
 	root.SetOut(a.stdout)
@@ -62,10 +64,8 @@ addressed by who they are; traffic is encrypted and authenticated by their keys.
   kith expose 3000 --allow PEER      serve local port 3000 to one peer
   kith connect PEER/3000 8080        use a peer's service at 127.0.0.1:8080`,
 		Args:              unknownCommand,
-		RunE:              showHelp,
 		SilenceErrors:     true,
 		SilenceUsage:      true,
-		Version:           version(),
 		PersistentPreRunE: a.prepare,
 		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
 	}
@@ -79,7 +79,16 @@ addressed by who they are; traffic is encrypted and authenticated by their keys.
 		}
 		help(cmd, args)
 	})
-	root.SetVersionTemplate("kith {{.Version}}\n")
+	// Not cobra's own: its template calls methods by name, for which the linker
+	// keeps every exported method of the program, a sixth of it.
+	printVersion := root.Flags().BoolP("version", "v", false, "version for kith")
+	root.RunE = func(cmd *cobra.Command, args []string) error {
+		if *printVersion {
+			_, err := fmt.Fprintf(a.stdout, "kith %s\n", version())
+			return err
+		}
+		return showHelp(cmd, args)
+	}
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usagef("%v; see `%s --help`", err, cmd.CommandPath())
 	})
@@ -100,7 +109,8 @@ addressed by who they are; traffic is encrypted and authenticated by their keys.
 	)
 	root.InitDefaultHelpCmd()
 	if help, _, err := root.Find([]string{"help"}); err == nil {
-		help.Example = "  kith help expose"
+		help.Short, help.Long = "Say what a command does and how it is used", "Say what a command does and how it is used, as --help behind it does."
+		help.Example = "  kith help expose\n  kith help book ban"
 		help.RunE, help.Run = func(c *cobra.Command, args []string) error {
 			topic, rest, err := root.Find(args)
 			if topic == nil || err != nil || len(rest) > 0 {

@@ -51,6 +51,7 @@ is there to hear it yet.`,
 		}),
 	}
 	cmd.Flags().BoolVar(&lines, "lines", false, "publish each line of standard input")
+	cmd.ValidArgsFunction = a.completeTopic
 	return cmd
 }
 
@@ -91,6 +92,7 @@ with --json each message is one line of JSON, its data in base64.`,
 	}
 	cmd.Flags().IntVarP(&count, "count", "c", 0, "messages to print (0: until Ctrl-C)")
 	cmd.Flags().BoolVar(&raw, "raw", false, "print the data alone")
+	cmd.ValidArgsFunction = a.completeTopic
 	return cmd
 }
 

@@ -19,6 +19,8 @@ const (
 	// tryStep bounds one step, so that a tunnel that hangs is an error; the
 	// bulk steps get one second more a MiB.
 	tryStep = time.Minute
+	// somebodyElse is a peer that is not there.
+	somebodyElse = "12D3KooWPjceQrSwdWXPyLLeABRXmuqt69Rg3sBYbU1Nft9HyQ6X"
 )
 
 func (a *app) tryCommand() *cobra.Command {
@@ -27,10 +29,11 @@ func (a *app) tryCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "try",
 		Short: "See it work: two nodes on this machine, checked and measured",
-		Long: `Start complete nodes with homes of their own on 127.0.0.1, serve a web site on
-one, expose it, forward it on the other, and use it: every byte is checked, and
-latency and throughput are measured. Needs nothing prepared, touches neither
-~/.kith nor the network, and cleans up after itself.`,
+		Long: `Start two complete nodes with homes of their own on 127.0.0.1, serve a web site
+on one, expose it, forward it on the other, and use it: every byte is checked,
+latency and throughput are measured, and what is meant for another peer is
+refused. Needs nothing prepared, touches neither ~/.kith nor the network, and
+cleans up after itself.`,
 		Example: "  kith try\n  kith try --keep\n  kith try --size 1GiB --json",
 		Args:    takes(0, 0, ""),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -51,12 +54,13 @@ type trial struct {
 	size  int64
 	steps *steps
 
-	dir                      string
-	server, client, stranger *tryNode
-	site                     *site
-	bulk                     *bulkService
-	siteLocal, bulkLocal     string // where the client's node forwards them
-	url                      string
+	dir                  string
+	server, client       *tryNode
+	site                 *site
+	bulk                 *bulkService
+	siteLocal, bulkLocal string // where the client's node forwards them
+	private              string // the service that is for somebody else
+	url                  string
 }
 
 // try runs the trial, prints its table and, with keep, waits for ctx.
@@ -85,14 +89,14 @@ func (t *trial) run(ctx context.Context) error {
 		limit time.Duration
 		do    func(context.Context) (string, error)
 	}{
-		{"start three nodes", tryStep, t.start},
+		{"start two nodes", tryStep, t.start},
 		{"expose a web site on one, forward it on another", tryStep, t.tunnel},
 		{"fetch the site, compare SHA-256", tryStep, t.fetch},
 		{fmt.Sprintf("%d new connections, one request each", tryConnections), tryStep, t.latency},
 		{"send " + bytesText(uint64(t.size)), bulkTime, t.send},
 		{"receive " + bytesText(uint64(t.size)), bulkTime, t.receive},
 		{"shut one direction, read 1.0 MiB after it", tryStep, t.halfClose},
-		{"a peer that is not allowed", tryStep, t.refused},
+		{"ask for what is for another peer only", tryStep, t.refused},
 	} {
 		limited, cancel := context.WithTimeout(ctx, step.limit)
 		t.steps.begin(step.name)
@@ -148,14 +152,12 @@ func (t *trial) start(context.Context) (string, error) {
 	if t.client, err = t.startNode("client"); err != nil {
 		return "", err
 	}
-	if t.stranger, err = t.startNode("stranger"); err != nil {
-		return "", err
-	}
 	return "each with its own key and home", nil
 }
 
 // tunnel serves the site and the bulk service beside the server's node, exposes
-// both to the client's node only, and forwards both there.
+// both to the client's node only, and forwards both there. It exposes the site once
+// more, to a peer that is not the client.
 func (t *trial) tunnel(ctx context.Context) (string, error) {
 	var err error
 	if t.site, err = serveSite(); err != nil {
@@ -180,19 +182,23 @@ func (t *trial) tunnel(ctx context.Context) (string, error) {
 		}
 		*s.local = m.Local
 	}
+	t.private = "private"
+	if _, err := t.server.Expose(ctx, kith.Expose{Target: t.site.addr(), Name: t.private, Allow: []string{somebodyElse}}); err != nil {
+		return "", err
+	}
 	t.url = "http://" + t.siteLocal + "/"
 	return t.site.addr() + " is at " + t.siteLocal, nil
 }
 
-// refused has the stranger ask for the site.
+// refused has the client ask for what is exposed to somebody else.
 func (t *trial) refused(ctx context.Context) (string, error) {
-	c, err := t.stranger.Dial(ctx, t.server.Addrs()[0], "site")
+	c, err := t.client.Dial(ctx, t.server.Addrs()[0], t.private)
 	if err == nil {
 		c.Close()
 		return "", errors.New("it got in")
 	}
 	for _, m := range t.server.Mounts() {
-		if m.Name == "site" && m.Refused > 0 {
+		if m.Name == t.private && m.Refused > 0 {
 			return "refused: " + oneLine(err.Error()), nil
 		}
 	}
@@ -201,7 +207,7 @@ func (t *trial) refused(ctx context.Context) (string, error) {
 
 // close ends everything that start and tunnel made.
 func (t *trial) close() error {
-	errs := []error{t.client.close(), t.stranger.close(), t.server.close()}
+	errs := []error{t.client.close(), t.server.close()}
 	if t.site != nil {
 		errs = append(errs, t.site.close())
 	}

@@ -4,7 +4,7 @@
 //	go run ./examples/chat -name ann                     on one machine
 //	go run ./examples/chat -name bob ADDRESS             on another
 //
-// On one local network they find each other without the ADDRESS, by mDNS.
+// On one local network mDNS stands for the ADDRESS; with -local each keeps to 127.0.0.1.
 package main
 
 import (

@@ -3,6 +3,9 @@
 //
 //	go run ./examples/greeter serve                  prints its ADDRESS
 //	go run ./examples/greeter hello ADDRESS Ann
+//
+// With -local before the first word a node keeps to 127.0.0.1: for both on one
+// machine.
 package main
 
 import (

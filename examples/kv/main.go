@@ -5,6 +5,9 @@
 //	go run ./examples/kv put ADDRESS name satoshi
 //	go run ./examples/kv get ADDRESS name
 //	go run ./examples/kv list ADDRESS
+//
+// With -local before the first word a node keeps to 127.0.0.1: for both on one
+// machine. `kith call ADDRESS kv/get name` asks it, too.
 package main
 
 import (
