@@ -131,6 +131,7 @@ func (n *Node) newRouter() error {
 		PeerManager: n.manager,
 		Transports:  append([]p2p.Transport{over}, n.cfg.Transports...),
 		Dialled:     n.dialled,
+		NoReferrals: n.cfg.NoPEX,
 		FilterPeerByIP: func(_ context.Context, ip net.IP, _ uint16) error {
 			if a, ok := netip.AddrFromSlice(ip); ok {
 				if ban, is := n.Book().BannedIP(a.Unmap()); is {

@@ -19,7 +19,7 @@ type farewell struct {
 // first word stays.
 func (r *Router) say(l *link, cause error) {
 	f := &farewell{reason: farewellOf(cause)}
-	if id := l.peer.Load(); id != nil && (errors.Is(cause, ErrTooManyPeers) || errors.Is(cause, ErrEvicted)) {
+	if id := l.peer.Load(); id != nil && !r.o.NoReferrals && (errors.Is(cause, ErrTooManyPeers) || errors.Is(cause, ErrEvicted)) {
 		for _, a := range r.pm.Advertise(*id, offeredPeers) {
 			if a.NodeID != r.o.NodeInfo.NodeID {
 				f.peers = append(f.peers, a.String())

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -501,26 +502,31 @@ func TestRegressionFeelerTakesAPlace(t *testing.T) {
 }
 
 // A node whose places were all taken turned newcomers away without a word: the
-// PeerManager said why and named others, the gate before it did not.
+// PeerManager said why and named others, the gate before it did not. And one that
+// exchanges no addresses named them all the same.
 func TestRegressionGateNamesNobody(t *testing.T) {
-	w := &world{TB: t}
-	b := w.node(func(o *p2p.RouterOptions) {
-		o.Limits = &connmgr.Limits{Inbound: connmgr.Share{Total: 1}, Evict: true}
-	})
-	openText(t, b, 1)
-	w.start(b)
-	friend := p2p.NodeAddress{NodeID: testKey(77).Public().NodeID(), Protocol: "mconn", Hostname: "127.0.0.9", Port: 4}
-	if _, err := b.pm.Add(friend); err != nil {
-		t.Fatal(err)
-	}
-	first := rawDial(b, testKey(50))
-	defer first.Close()
-	w.until(func() bool { return up(b, testKey(50).Public().NodeID()) })
-	second := rawDial(b, testKey(51))
-	defer second.Close()
-	_, _, err := second.ReceiveMessage()
-	bye, ok := errors.AsType[*mconn.GoodbyeError](err)
-	if !ok || bye.Reason != "too many peers" || !strings.Contains(strings.Join(bye.Peers, " "), friend.String()) {
-		t.Errorf("%v", err)
+	for name, quiet := range map[string]bool{"named": false, "NoReferrals": true} {
+		t.Run(name, func(t *testing.T) {
+			w := &world{TB: t}
+			b := w.node(func(o *p2p.RouterOptions) {
+				o.Limits, o.NoReferrals = &connmgr.Limits{Inbound: connmgr.Share{Total: 1}, Evict: true}, quiet
+			})
+			openText(t, b, 1)
+			w.start(b)
+			friend := p2p.NodeAddress{NodeID: testKey(77).Public().NodeID(), Protocol: "mconn", Hostname: "127.0.0.9", Port: 4}
+			if _, err := b.pm.Add(friend); err != nil {
+				t.Fatal(err)
+			}
+			first := rawDial(b, testKey(50))
+			defer first.Close()
+			w.until(func() bool { return up(b, testKey(50).Public().NodeID()) })
+			second := rawDial(b, testKey(51))
+			defer second.Close()
+			_, _, err := second.ReceiveMessage()
+			bye, ok := errors.AsType[*mconn.GoodbyeError](err)
+			if !ok || bye.Reason != "too many peers" || slices.Contains(bye.Peers, friend.String()) == quiet || len(bye.Peers) > 0 == quiet {
+				t.Errorf("%v", err)
+			}
+		})
 	}
 }

@@ -45,6 +45,9 @@ type RouterOptions struct {
 	// Nil: nobody is told.
 	Dialled func(NodeAddress, error)
 
+	// NoReferrals keeps the Router from naming other peers to those for whom there
+	// is no place. It is for who exchanges no addresses at all.
+	NoReferrals bool
 	// Limits guard the accepting side. Nil: connmgr.DefaultLimits, without the
 	// totals, which are the PeerManager's, and without the refusal of duplicates,
 	// which it decides, too.
