@@ -8,11 +8,9 @@ import (
 
 	"github.com/kith-p2p/kith/addrbook"
 	"github.com/kith-p2p/kith/internal/host"
-	"github.com/libp2p/go-libp2p"
-	corehost "github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
-	"github.com/libp2p/go-libp2p/core/routing"
+	routedhost "github.com/libp2p/go-libp2p/p2p/host/routed"
 )
 
 // A node as the root package builds it: a host that asks the Finder by itself, a
@@ -28,21 +26,17 @@ func TestWholeNode(t *testing.T) {
 		t.Fatal(err)
 	}
 	book := newBook(t, addrbook.Options{})
-	var dht *DHT
-	var finder *Finder
-	h, err := host.New(host.Config{Key: newKey(t), Listen: addrs("/ip4/127.0.0.1/tcp/0"), Options: []libp2p.Option{
-		libp2p.Routing(func(inner corehost.Host) (routing.PeerRouting, error) {
-			if dht, err = NewDHT(DHTConfig{Host: inner, LAN: true, Loopback: true, Bootstrap: list.AddrInfos}); err != nil {
-				return nil, err
-			}
-			finder = NewFinder(FinderConfig{Host: inner, Book: book, DHT: dht})
-			return finder, nil
-		}),
-	}})
+	inner, err := host.New(host.Config{Key: newKey(t), Listen: addrs("/ip4/127.0.0.1/tcp/0")})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { h.Close() })
+	t.Cleanup(func() { inner.Close() })
+	dht, err := NewDHT(DHTConfig{Host: inner, LAN: true, Loopback: true, Bootstrap: list.AddrInfos})
+	if err != nil {
+		t.Fatal(err)
+	}
+	finder := NewFinder(FinderConfig{Host: inner, Book: book, DHT: dht})
+	h := routedhost.Wrap(inner, finder)
 	m := newMix(t, MixConfig{
 		Learner:  book,
 		Sources:  []Source{NewBootstrap("config", list), dht},

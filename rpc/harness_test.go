@@ -12,7 +12,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/crypto"
 	corehost "github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
@@ -27,13 +26,13 @@ import (
 
 const echoID protocol.ID = "/kith-test/echo/1.0.0"
 
-func newHost(tb testing.TB, listen string, opts ...libp2p.Option) corehost.Host {
+func newHost(tb testing.TB, listen string) corehost.Host {
 	tb.Helper()
 	key, _, err := crypto.GenerateEd25519Key(nil)
 	if err != nil {
 		tb.Fatal(err)
 	}
-	cfg := host.Config{Key: key, Options: opts}
+	cfg := host.Config{Key: key}
 	if listen != "" {
 		cfg.Listen = []ma.Multiaddr{ma.StringCast(listen)}
 	}
@@ -70,8 +69,8 @@ func overNetworks(t *testing.T, body func(t *testing.T, a, b corehost.Host)) {
 
 func tcpHosts(tb testing.TB) (a, b corehost.Host) { return connected(tb, "/ip4/127.0.0.1/tcp/0") }
 
-func connected(tb testing.TB, listen string, opts ...libp2p.Option) (a, b corehost.Host) {
-	a, b = newHost(tb, "", opts...), newHost(tb, listen, opts...)
+func connected(tb testing.TB, listen string) (a, b corehost.Host) {
+	a, b = newHost(tb, ""), newHost(tb, listen)
 	know(a, b)
 	if err := a.Connect(tb.Context(), peer.AddrInfo{ID: b.ID()}); err != nil {
 		tb.Fatal(err)
@@ -178,7 +177,7 @@ func await[T any](tb testing.TB, what string, c <-chan T) (v T) {
 	return v
 }
 
-var ours = regexp.MustCompile(`kith/rpc\.\(\*(Server|serverLink|clientLink|Client|ClientStream|ServerStream|flow|reader)\)`)
+var ours = regexp.MustCompile(`kith/rpc\.\(\*(Server|serverLink|clientLink|Client|ClientStream|ServerStream|flow|reader|gather)\)`)
 
 // checkNothingLeft waits until no stream of ours and no goroutine of a server
 // is left on a host.

@@ -14,7 +14,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/crypto"
 	corehost "github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
@@ -73,11 +72,6 @@ func overNetworks(t *testing.T, body func(t *testing.T, a, b corehost.Host)) {
 // secured allows one security transport only.
 func secured(id protocol.ID) func(*host.Config) {
 	return func(c *host.Config) { c.Security = []protocol.ID{id} }
-}
-
-// with adds options of libp2p's.
-func with(opts ...libp2p.Option) func(*host.Config) {
-	return func(c *host.Config) { c.Options = append(c.Options, opts...) }
 }
 
 func newHost(tb testing.TB, listen string, opts ...func(*host.Config)) corehost.Host {

@@ -80,7 +80,8 @@ type P2PListener struct {
 	p      *P2P
 	name   string
 	cfg    ServiceConfig
-	target ma.Multiaddr // nil: the program accepts
+	target ma.Multiaddr  // nil: the program accepts
+	dialer *targetDialer // nil if target is
 	mount  *mount
 	limits *limiter
 	raw    net.Listener // accepts the raw protocol; nil when there is none
@@ -149,6 +150,8 @@ func (p *P2P) listen(name string, target ma.Multiaddr, opts []ListenOption) (*P2
 	}
 	if target == nil {
 		l.queue = make(chan *inbound, backlog)
+	} else {
+		l.dialer = newTargetDialer(target, l.limits)
 	}
 	l.mount = &mount{name: name, shut: l.shut, info: ListenerInfo{
 		Kind: KindExpose, Protocol: name, Identity: p.id,
@@ -426,7 +429,7 @@ func (l *P2PListener) closed() bool {
 
 // connectTarget dials the target and tells it who calls, if it wants to know.
 func (l *P2PListener) connectTarget(in *inbound) (net.Conn, *Error) {
-	target, e := dialTarget(l.p.ctx, l.target, l.limits)
+	target, e := l.dialer.dial(l.p.ctx)
 	if e != nil {
 		e.Service = l.name
 		return nil, e

@@ -55,7 +55,7 @@ func newHTTPService(l *P2PListener) *httpService {
 	s := &httpService{l: l, conns: make(chan net.Conn), done: make(chan struct{})}
 	transport := &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			c, e := dialTarget(ctx, l.target, l.limits)
+			c, e := l.dialer.dial(ctx)
 			if e != nil {
 				return nil, e
 			}

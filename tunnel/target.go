@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strings"
 	"syscall"
 	"time"
 
@@ -50,28 +51,47 @@ func port(a ma.Multiaddr) string {
 	return p
 }
 
-// dialTarget connects to a service's local target. The error's Detail is what
-// the peer may know; its Err is for our own log.
-func dialTarget(ctx context.Context, target ma.Multiaddr, lim *limiter) (net.Conn, *Error) {
-	ctx, cancel := context.WithTimeout(ctx, lim.ConnectTimeout)
-	defer cancel()
-	network, addr, err := manet.DialArgs(target)
-	if err != nil {
-		return nil, &Error{Reason: ReasonTarget, Detail: "the service is misconfigured", Err: err}
+// targetDialer connects to a service's local target. It may be used
+// concurrently.
+type targetDialer struct {
+	dialer        net.Dialer
+	network, addr string
+	limits        *limiter
+	err           error // the target cannot be dialled
+}
+
+func newTargetDialer(target ma.Multiaddr, lim *limiter) *targetDialer {
+	d := &targetDialer{limits: lim, dialer: net.Dialer{KeepAlive: keepAlive(target)}}
+	d.network, d.addr, d.err = manet.DialArgs(target)
+	if ip, err := netip.ParseAddrPort(d.addr); err == nil && strings.HasPrefix(d.network, "tcp") {
+		d.dialer.Control = earlyConnect(ip)
 	}
-	d := net.Dialer{KeepAlive: keepAlive(target)}
-	c, err := d.DialContext(ctx, network, addr)
+	return d
+}
+
+// dial connects. The error's Detail is what the peer may know; its Err is for
+// our own log.
+func (d *targetDialer) dial(ctx context.Context) (net.Conn, *Error) {
+	ctx, cancel := context.WithTimeout(ctx, d.limits.ConnectTimeout)
+	defer cancel()
+	err := d.err
+	var c net.Conn
+	if err == nil {
+		c, err = d.dialer.DialContext(ctx, d.network, d.addr)
+	}
 	if err == nil {
 		return c, nil
 	}
 	e := &Error{Reason: ReasonTarget, Err: err, Detail: "the service's target cannot be reached"}
 	switch {
+	case d.err != nil:
+		e.Detail = "the service is misconfigured"
 	case errors.Is(err, syscall.ECONNREFUSED):
 		e.Detail = "the service's target is not running (connection refused)"
 	case errors.Is(err, os.ErrNotExist):
 		e.Detail = "the service's target is not running (its socket does not exist)"
 	case errors.Is(err, context.DeadlineExceeded), os.IsTimeout(err):
-		e.Detail = fmt.Sprintf("the service's target did not accept within %v", lim.ConnectTimeout)
+		e.Detail = fmt.Sprintf("the service's target did not accept within %v", d.limits.ConnectTimeout)
 	}
 	return nil, e
 }

@@ -12,18 +12,13 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/libp2p/go-libp2p"
 	coreconnmgr "github.com/libp2p/go-libp2p/core/connmgr"
 	"github.com/libp2p/go-libp2p/core/crypto"
 	corehost "github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/protocol"
-	libyamux "github.com/libp2p/go-libp2p/p2p/muxer/yamux"
 	"github.com/libp2p/go-libp2p/p2p/net/connmgr"
-	"github.com/libp2p/go-libp2p/p2p/net/swarm"
-	libp2pquic "github.com/libp2p/go-libp2p/p2p/transport/quic"
-	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
-	"github.com/libp2p/go-libp2p/p2p/transport/websocket"
+	"github.com/libp2p/go-libp2p/p2p/transport/quicreuse"
 	ma "github.com/multiformats/go-multiaddr"
 )
 
@@ -56,9 +51,9 @@ type Config struct {
 	// (/tls/1.0.0) and Noise (/noise). Empty: TLS, then Noise.
 	Security []protocol.ID
 
-	// Options are appended to the options that New sets. It is how a test asks
-	// for a simulated network or a relay service.
-	Options []libp2p.Option
+	// QUIC is appended to the options of the QUIC sockets. It is how a test
+	// asks for a simulated network.
+	QUIC []quicreuse.Option
 }
 
 // connGrace is how long a new connection is safe from trimming: long enough
@@ -83,6 +78,9 @@ func New(cfg Config) (corehost.Host, error) {
 	if cfg.UserAgent == "" {
 		cfg.UserAgent = "kith"
 	}
+	if len(cfg.Security) == 0 {
+		cfg.Security = defaultSecurity
+	}
 	cm, err := connmgr.NewConnManager(cfg.LowWater, cfg.HighWater, connmgr.WithGracePeriod(connGrace))
 	if err != nil {
 		return nil, fmt.Errorf("host: connection manager: %w", err)
@@ -91,38 +89,11 @@ func New(cfg Config) (corehost.Host, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("host: resource limits: %w", err), cm.Close())
 	}
-	opts := []libp2p.Option{
-		libp2p.Identity(cfg.Key),
-		// libp2p listens successfully when any one address binds, so listening
-		// is done below, one address at a time.
-		libp2p.NoListenAddrs,
-		libp2p.EnableRelay(),
-		libp2p.Transport(tcp.NewTCPTransport, tcp.DisableReuseport()),
-		libp2p.Transport(libp2pquic.NewTransport),
-		libp2p.Transport(websocket.New),
-		libp2p.Muxer(libyamux.ID, newMuxer()),
-		libp2p.ConnectionManager(cm),
-		libp2p.ResourceManager(rm),
-		libp2p.SwarmOpts(swarm.WithDialRanker(rankDials)),
-		libp2p.UserAgent(cfg.UserAgent),
-		libp2p.DisableMetrics(),
-		libp2p.Ping(true),
-	}
-	if cfg.Gater != nil {
-		opts = append(opts, libp2p.ConnectionGater(cfg.Gater))
-	}
-	if cfg.Resolver != nil {
-		opts = append(opts, libp2p.MultiaddrResolver(cfg.Resolver))
-	}
-	security, err := securityOptions(cfg.Security)
+	h, err := assemble(cfg, cm, rm)
 	if err != nil {
-		return nil, errors.Join(err, cm.Close(), rm.Close())
+		return nil, fmt.Errorf("host: %w", err)
 	}
-	opts = append(opts, security...)
-	h, err := libp2p.New(append(opts, cfg.Options...)...)
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("host: %w", err), cm.Close(), rm.Close())
-	}
+	// libp2p's own start would be content when any one address binds.
 	for _, a := range cfg.Listen {
 		if err := h.Network().Listen(a); err != nil {
 			return nil, errors.Join(&ListenError{Addr: a, Err: err}, h.Close())

@@ -4,7 +4,6 @@ import (
 	"math"
 	"net/netip"
 
-	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/network"
 	rcmgr "github.com/libp2p/go-libp2p/p2p/host/resource-manager"
 	"github.com/libp2p/go-libp2p/x/rate"
@@ -42,7 +41,7 @@ const (
 // 256 KiB stops at half of each limit.
 func newResourceManager() (network.ResourceManager, error) {
 	scaling := rcmgr.DefaultLimits
-	libp2p.SetDefaultServiceLimits(&scaling)
+	addServiceLimits(&scaling)
 
 	total := int64(min(memory.TotalMemory(), math.MaxInt64/2))
 	perPeer := max(total/4, streamsPerPeer*streamWindow)

@@ -260,12 +260,8 @@ func (p *patient) SetDeadline(t time.Time) error {
 // one; nobody reads from the far one any more.
 func securedPair(t *testing.T, id protocol.ID, near, far net.Conn) net.Conn {
 	t.Helper()
-	mk := newTLS
-	if id == noise.ID {
-		mk = newNoise
-	}
 	key := newKey(t)
-	server, err := mk(id, key, nil)
+	server, err := newSecurity(id, key, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -273,7 +269,7 @@ func securedPair(t *testing.T, id protocol.ID, near, far net.Conn) net.Conn {
 	if err != nil {
 		t.Fatal(err)
 	}
-	client, err := mk(id, newKey(t), nil)
+	client, err := newSecurity(id, newKey(t), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -307,10 +303,6 @@ func muxedPair(t *testing.T, id protocol.ID) (a, b network.MuxedConn, under *soc
 	if err != nil {
 		t.Fatal(err)
 	}
-	mk := newTLS
-	if id == noise.ID {
-		mk = newNoise
-	}
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	under = &socket{Conn: near}
@@ -327,7 +319,7 @@ func muxedPair(t *testing.T, id protocol.ID) (a, b network.MuxedConn, under *soc
 		inbound bool
 	}{{under, nearKey, &a, false}, {far, farKey, &b, true}} {
 		wg.Go(func() {
-			tr, err := mk(id, side.key, []tptu.StreamMuxer{})
+			tr, err := newSecurity(id, side.key, []tptu.StreamMuxer{})
 			if err != nil {
 				t.Error(err)
 				return

@@ -5,12 +5,11 @@ import (
 	"fmt"
 	"net"
 
-	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/libp2p/go-libp2p/core/sec"
-	tptu "github.com/libp2p/go-libp2p/p2p/net/upgrader"
+	"github.com/libp2p/go-libp2p/p2p/net/upgrader"
 	"github.com/libp2p/go-libp2p/p2p/security/noise"
 	libp2ptls "github.com/libp2p/go-libp2p/p2p/security/tls"
 )
@@ -19,36 +18,18 @@ import (
 // processors have instructions for.
 var defaultSecurity = []protocol.ID{libp2ptls.ID, noise.ID}
 
-// securityOptions switches on the transports of these names, in this order of
-// preference, each of them with an outbox under it.
-func securityOptions(ids []protocol.ID) ([]libp2p.Option, error) {
-	if len(ids) == 0 {
-		ids = defaultSecurity
+// newSecurity makes the transport of this name, with an outbox under it.
+func newSecurity(id protocol.ID, key crypto.PrivKey, muxers []upgrader.StreamMuxer) (*security, error) {
+	var t sec.SecureTransport
+	var err error
+	switch id {
+	case libp2ptls.ID:
+		t, err = libp2ptls.New(id, key, muxers)
+	case noise.ID:
+		t, err = noise.New(id, key, muxers)
+	default:
+		err = fmt.Errorf("there is no security transport %q; there are %q", id, defaultSecurity)
 	}
-	var opts []libp2p.Option
-	for _, id := range ids {
-		switch id {
-		case libp2ptls.ID:
-			opts = append(opts, libp2p.Security(libp2ptls.ID, newTLS))
-		case noise.ID:
-			opts = append(opts, libp2p.Security(noise.ID, newNoise))
-		default:
-			return nil, fmt.Errorf("host: there is no security transport %q; there are %q", id, defaultSecurity)
-		}
-	}
-	return opts, nil
-}
-
-func newTLS(id protocol.ID, key crypto.PrivKey, muxers []tptu.StreamMuxer) (*security, error) {
-	t, err := libp2ptls.New(id, key, muxers)
-	if err != nil {
-		return nil, err
-	}
-	return &security{t}, nil
-}
-
-func newNoise(id protocol.ID, key crypto.PrivKey, muxers []tptu.StreamMuxer) (*security, error) {
-	t, err := noise.New(id, key, muxers)
 	if err != nil {
 		return nil, err
 	}
