@@ -53,13 +53,22 @@ func (c *Client) timeoutOf(ctx context.Context) (wire time.Duration, bounded boo
 // unary makes one call on the stream and gives stream and place back.
 func (l *clientLink) unary(ctx context.Context, r *Request) (*Response, error) {
 	wire, bounded := l.c.timeoutOf(ctx)
+	l.p.gather.active.Add(1)
+	defer l.p.gather.active.Add(-1)
 	g := l.guard(ctx, bounded)
 	l.id++
 	l.pings = 0
 	sent := false
 	resp, err := l.exchange(r, wire, &sent)
 	untouched := g.release()
-	if err == nil && untouched {
+	if !l.settle() {
+		l.cut, sent = true, false
+		if err != nil && isTimeout(err) && l.outErr != nil {
+			err = l.outErr
+		}
+	}
+	whole := untouched && !l.cut
+	if err == nil && whole {
 		l.c.learnFramed(l)
 		l.c.finish(l, true, false)
 		return resp, nil
@@ -68,7 +77,7 @@ func (l *clientLink) unary(ctx context.Context, r *Request) (*Response, error) {
 	if e, ok := err.(*Error); ok && e.Peer != "" {
 		answered = true // the peer's own last word on this call
 	}
-	if answered && untouched {
+	if answered && whole {
 		l.c.learnFramed(l)
 		l.c.finish(l, true, false)
 		return nil, err
@@ -83,10 +92,44 @@ func (l *clientLink) unary(ctx context.Context, r *Request) (*Response, error) {
 // exchange sends the request and reads the answer. sent is set when the whole
 // request is on its way.
 func (l *clientLink) exchange(r *Request, timeout time.Duration, sent *bool) (*Response, error) {
+	if len(r.Body) > together {
+		return l.exchangeBoth(r, timeout, sent)
+	}
 	if err := l.sendRequest(r, timeout); err != nil {
 		return nil, err
 	}
 	*sent = true
+	return l.receive()
+}
+
+// exchangeBoth reads while it sends: a request that is larger than the peer's
+// window may never leave if the peer has answered already, with a goaway or an
+// error, and waits for nothing but the end. The stream is of no use after a
+// request that was cut short.
+func (l *clientLink) exchangeBoth(r *Request, timeout time.Duration, sent *bool) (*Response, error) {
+	wrote := make(chan error, 1)
+	go func() { wrote <- l.sendRequest(r, timeout) }()
+	resp, err := l.receive()
+	var werr error
+	select {
+	case werr = <-wrote:
+	default:
+		// It may just be about to end; if not, the peer does not read it.
+		_ = l.conn.SetWriteDeadline(time.Now().Add(cancelTimeout))
+		werr = <-wrote
+		if werr == nil && l.conn.SetWriteDeadline(time.Time{}) != nil {
+			l.cut = true
+		}
+	}
+	if werr != nil {
+		l.cut = true
+	}
+	*sent = werr == nil
+	return resp, err
+}
+
+// receive reads the answer to a unary call.
+func (l *clientLink) receive() (*Response, error) {
 	resp := new(Response)
 	for {
 		h, err := l.answer(resp)
@@ -119,10 +162,32 @@ func (l *clientLink) exchange(r *Request, timeout time.Duration, sent *bool) (*R
 
 func (l *clientLink) sendRequest(r *Request, timeout time.Duration) error {
 	b := lendOut()
-	defer returnOut(b)
 	f := l.acceptFlag()
 	l.appendInvoke(b, r, timeout, f|flagUnary)
+	if l.p.gather.company(&l.link, len(r.Body)) {
+		l.post(b, f, r.Body)
+		return nil
+	}
+	defer returnOut(b)
 	return l.sendMessage(b, flagEnd|f, l.id, r.Body, l.accepts)
+}
+
+// post sends a request together with those of other calls.
+func (l *clientLink) post(b *[]byte, f flags, body []byte) {
+	l.appendMessage(b, flagEnd|f, l.id, body, l.accepts)
+	g, c := &l.p.gather, l.c
+	if !g.post(&l.link, b) {
+		return
+	}
+	c.mu.Lock()
+	closed := c.closed
+	if !closed {
+		c.work.Go(g.run)
+	}
+	c.mu.Unlock()
+	if closed {
+		g.run() // which finds the streams reset
+	}
 }
 
 func (l *clientLink) appendInvoke(b *[]byte, r *Request, timeout time.Duration, f flags) {
@@ -237,9 +302,12 @@ func (l *clientLink) giveUp(ctx context.Context, err error, soft, streaming bool
 	c.finish(l, false, streaming)
 }
 
-// notOurs is err unless it is the end of ctx or a timeout of ours.
+// notOurs is err unless it is the end of ctx, a timeout of ours or an answer.
 func notOurs(ctx context.Context, err error) error {
 	if ctx.Err() != nil || isTimeout(err) {
+		return nil
+	}
+	if e, ok := err.(*Error); ok && e.Peer != "" {
 		return nil
 	}
 	if _, gone := errors.AsType[*goneError](err); gone || errors.Is(err, stream.ErrNoSuchService) {

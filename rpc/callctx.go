@@ -110,13 +110,16 @@ func (c *callContext) stop(cause error) {
 	c.cancel(cause)
 }
 
-// end is for after the handler.
-func (c *callContext) end() {
+// end is for after the handler. It returns the cause if the context had ended
+// before.
+func (c *callContext) end() (cause error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.ended = true
 	if c.inner != nil {
+		cause = context.Cause(c.inner)
 		c.cancel(nil)
 		c.timer()
 	}
+	return cause
 }

@@ -132,7 +132,7 @@ func (c *Client) call(ctx context.Context, r *Request, o callOptions) (*Response
 	resp, err := c.attempts(ctx, r, o)
 	if err != nil {
 		c.failed.Add(1)
-		return nil, err
+		return nil, asError(err, ctx)
 	}
 	return resp, nil
 }
@@ -157,11 +157,11 @@ func (c *Client) attempts(ctx context.Context, r *Request, o callOptions) (*Resp
 		}
 		wait, again := c.again(ctx, err, attempt, &moved, o)
 		if !again {
-			return nil, asError(err, ctx)
+			return nil, err
 		}
 		c.retries.Add(1)
 		if !sleep(ctx, c.done, wait) {
-			return nil, asError(err, ctx)
+			return nil, err
 		}
 	}
 }

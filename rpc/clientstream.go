@@ -148,7 +148,9 @@ func (st *ClientStream) finish(clean bool) {
 }
 
 // ended is how methods fail after the call's context has ended.
-func (st *ClientStream) ended(cause error) error { return &Error{Code: CodeOf(cause), cause: cause} }
+func (st *ClientStream) ended(cause error) error {
+	return &Error{Code: CodeOf(cause), cause: cause, inner: true}
+}
 
 // readAnswer returns nil at the end of the answer, and the peer's *Error.
 func (st *ClientStream) readAnswer() error {
@@ -167,7 +169,7 @@ func (st *ClientStream) readAnswer() error {
 		}
 		switch h.kind {
 		case kindMessage, kindWindow, kindHalfClose:
-			if err := st.f.receive(&st.l.in, h, unmetered{}); err != nil {
+			if _, err := st.f.receive(&st.l.in, h, unmetered{}); err != nil {
 				return err
 			}
 		}
@@ -222,7 +224,7 @@ func (st *ClientStream) SendLast(message []byte) error { return st.send(message,
 
 func (st *ClientStream) send(message []byte, f flags) error {
 	if most := st.l.c.cfg.MaxBlockSize; len(message) > most {
-		return &Error{Code: CodeInvalidArgument, cause: ErrTooLarge, Message: fmt.Sprintf("a message of %d bytes; this client sends at most %d", len(message), most)}
+		return &Error{Code: CodeInvalidArgument, cause: ErrTooLarge, inner: true, Message: fmt.Sprintf("a message of %d bytes; this client sends at most %d", len(message), most)}
 	}
 	b := lendOut()
 	defer returnOut(b)

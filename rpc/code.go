@@ -97,7 +97,9 @@ type Detail struct {
 // gives the rest.
 //
 // A handler that returns one (Errorf makes it) sends its Code, Message and
-// Details to the caller. The text of every other error stays on the server.
+// Details to the caller. The text of every other error stays on the server; that
+// includes an Error that a call of the handler's own, to another peer, has ended
+// with: of such a one the Code travels. To pass more on, make an Error of it.
 type Error struct {
 	// Code is the kind of failure.
 	Code Code
@@ -115,6 +117,7 @@ type Error struct {
 	Peer peer.ID
 
 	cause error // on this side only
+	inner bool  // a call of ours ended with it: its text is not for our own callers
 }
 
 // Errorf makes an Error for a handler to return. Format and args are those of
@@ -123,6 +126,13 @@ type Error struct {
 func Errorf(code Code, format string, args ...any) *Error {
 	err := fmt.Errorf(format, args...)
 	return &Error{Code: code, Message: err.Error(), cause: err}
+}
+
+// callErrorf is Errorf for how a call of ours fails.
+func callErrorf(code Code, format string, args ...any) *Error {
+	e := Errorf(code, format, args...)
+	e.inner = true
+	return e
 }
 
 // Error says who answered what.

@@ -12,7 +12,8 @@ import (
 // DefaultServerConfig, or from ServerConfig{} without compression.
 type ServerConfig struct {
 	// ReadTimeout bounds the time from the first byte of a request to its last.
-	// Who takes longer is cut off. Default 30 s.
+	// Who takes longer is cut off. It also bounds how long a whole request waits
+	// for its turn (see Limits). Default 30 s.
 	ReadTimeout time.Duration
 	// WriteTimeout bounds each write of an answer: how long a peer may stop
 	// reading before it is cut off. Default 30 s.
@@ -21,7 +22,8 @@ type ServerConfig struct {
 	// its first request. Default 10 s.
 	ConnectTimeout time.Duration
 	// IdleTimeout is how long a stream may wait between two calls. Default 10
-	// min, above the clients' IdleConnTimeout, so that it is they who close.
+	// min, above the clients' IdleConnTimeout, so that it is they who close. The
+	// caller is told (goaway), and no call is lost by it.
 	IdleTimeout time.Duration
 	// MaxIdleTime is how long a stream may go without a byte in either
 	// direction while a call is open on it. The call's context then ends and the
@@ -51,7 +53,10 @@ type ServerConfig struct {
 	MaxRequestsPerConn int
 	// MaxMemoryUsage bounds the bytes that all requests together hold at one
 	// time, from arrival to the handler's return. A request above it is refused
-	// with CodeResourceExhausted. Default 1 GiB, at least MaxBlockSize.
+	// with CodeResourceExhausted. So is one of a peer that holds more than
+	// MaxBlockSize and would then hold more than is left for all others: one peer
+	// alone holds at most half, two a third each, and so on. Default 1 GiB, at
+	// least MaxBlockSize; a few times that, for peers not to be in each other's way.
 	MaxMemoryUsage uint64
 	// BufferPoolSize is how many bytes are read from a stream at a time. Such a
 	// buffer is held while there is something to read, not while waiting.
@@ -71,7 +76,8 @@ type ServerConfig struct {
 	// not block. nil: all may call. See Allow for access rules.
 	Authorize func(c Caller) error
 	// MethodLimits apply to each method by itself, unless WithLimits gives it
-	// others. Default: 1000 calls at a time, no rate.
+	// others. A call takes its place when its request has come whole, and gives
+	// it back when its handler returns. Default: 1000 calls at a time, no rate.
 	MethodLimits Limits
 	// PeerLimits apply to each peer over all methods. Default: 256 calls at a
 	// time, no rate.

@@ -33,13 +33,15 @@
 //     context a round trip later. Deadlines travel.
 //   - Every failure is an *Error with a Code; errors.Is(err, rpc.CodeNotFound)
 //     asks. A handler's text reaches the caller only if the handler made it
-//     with Errorf. A panic is CodeInternal there and a stack in the log here.
+//     with Errorf; that of a call it made itself does not. A panic is
+//     CodeInternal there and a stack in the log here.
 //   - Memory follows what has come, never what a peer says will come.
 //     Compressed bodies are bounded by size and by ratio as they expand.
 //   - ServerConfig.Authorize decides by peer and method before a body is read.
 //   - Each peer and each method has limits on calls at a time, calls a second
 //     and time in queue. Who meets one is answered at once, with
-//     CodeResourceExhausted and when to come back.
+//     CodeResourceExhausted and when to come back. Half a request takes no
+//     place, and no peer takes all memory for requests.
 //   - A peer that stalls, floods or breaks the protocol loses the stream it does
 //     it on, and is counted (Faults). Others do not notice.
 //   - Stop tells callers to go elsewhere, waits for the calls under way, and
@@ -50,9 +52,10 @@
 // A stream carries one call at a time, and goes back to a pool after it: libp2p
 // has flow control for each stream, so no call waits behind another's bytes. On
 // the server one goroutine reads a request, runs the handler and writes the
-// answer. A second one, to notice a cancel, is started when a handler first
-// asks whether its context has ended. A janitor at each end looks for what takes
-// too long.
+// answer. A second one, to notice a cancel, is started when a handler first asks
+// whether its context has ended. Small requests, and small answers, of calls that
+// run at the same time leave in one piece, each on its stream. A janitor at each
+// end looks for what takes too long.
 //
 // # Duties of the caller
 //

@@ -235,7 +235,7 @@ func ExampleClient_Send() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Millisecond)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	_, err = client.Send(ctx, to, "/example/sleep/1.0.0", nil)
 	fmt.Println(errors.Is(err, context.DeadlineExceeded))

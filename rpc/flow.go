@@ -58,26 +58,27 @@ func signal(c chan struct{}) {
 }
 
 // receive takes one frame of the call: a message, a half-close or a window.
-// Whoever reads the stream calls it.
-func (f *flow) receive(in *reader, h header, m meter) error {
+// Whoever reads the stream calls it. left is what was not read of the payload,
+// if m had no room for it.
+func (f *flow) receive(in *reader, h header, m meter) (left int, err error) {
 	switch h.kind {
 	case kindWindow:
 		p, err := in.view(h.size)
 		if err != nil {
-			return err
+			return 0, err
 		}
 		n, err := parseNumber(p)
 		if err != nil {
-			return err
+			return 0, err
 		}
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		if n == 0 || n > uint64(maxBlockSize)*2 || f.credit+int(n) > streamWindow {
-			return fmt.Errorf("%w: a window of %d bytes more than was used", ErrOutOfOrder, n)
+			return 0, fmt.Errorf("%w: a window of %d bytes more than was used", ErrOutOfOrder, n)
 		}
 		f.credit += int(n)
 		signal(f.allowed)
-		return nil
+		return 0, nil
 	case kindMessage:
 		cost := h.size + messageCost
 		f.mu.Lock()
@@ -86,38 +87,38 @@ func (f *flow) receive(in *reader, h header, m meter) error {
 		f.mu.Unlock()
 		switch {
 		case err == io.EOF:
-			return fmt.Errorf("%w: a message after the last", ErrOutOfOrder)
+			return 0, fmt.Errorf("%w: a message after the last", ErrOutOfOrder)
 		case full:
-			return fmt.Errorf("%w: a message beyond the window", ErrOutOfOrder)
+			return 0, fmt.Errorf("%w: a message beyond the window", ErrOutOfOrder)
 		}
-		body, _, err := in.body(h.size, m)
+		body, left, err := in.body(h.size, m)
 		if err != nil {
-			return err
+			return left, err
 		}
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		f.owed += cost
 		if f.inDone != nil { // nobody will take it
 			m.give(cap(body))
-			return nil
+			return 0, nil
 		}
 		f.queue = append(f.queue, queued{body, h.flags&flagZstd != 0, cost})
 		if h.flags&flagEnd != 0 {
 			f.inDone = io.EOF
 		}
 		signal(f.arrived)
-		return nil
+		return 0, nil
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.inDone == io.EOF {
-		return fmt.Errorf("%w: a second half-close", ErrOutOfOrder)
+		return 0, fmt.Errorf("%w: a second half-close", ErrOutOfOrder)
 	}
 	if f.inDone == nil {
 		f.inDone = io.EOF
 		signal(f.arrived)
 	}
-	return nil
+	return 0, nil
 }
 
 // fail ends both directions, unless they have ended. A nil flow has none.

@@ -1,7 +1,7 @@
 package rpc
 
 import (
-	"context"
+	"errors"
 	"fmt"
 	"io"
 )
@@ -18,6 +18,7 @@ func (l *serverLink) follow(ctx *callContext, f *flow) {
 	go func() {
 		h, err := l.followCall(ctx, f)
 		if err != nil && h.kind == 0 {
+			err := cancelledBy(err)
 			if err != io.EOF && !(l.s.draining() && isTimeout(err)) {
 				ctx.stop(err)
 			}
@@ -25,6 +26,15 @@ func (l *serverLink) follow(ctx *callContext, f *flow) {
 		}
 		ahead <- nextFrame{h, err}
 	}()
+}
+
+// cancelledBy is err, as a cancel if the caller has reset the stream to say that:
+// it does so when it cannot send a cancel, and means the same.
+func cancelledBy(err error) error {
+	if code, _, ok := codeOfReset(err); ok && code == CodeCanceled {
+		return &Error{Code: CodeCanceled, Message: "the caller gave up", cause: err}
+	}
+	return err
 }
 
 func (l *serverLink) followCall(ctx *callContext, f *flow) (header, error) {
@@ -38,15 +48,14 @@ func (l *serverLink) followCall(ctx *callContext, f *flow) (header, error) {
 		case h.kind == kindPing && err == nil:
 			err = l.pong(h)
 		case h.kind == kindCancel && h.call == l.last && !l.cancelled && err == nil:
-			l.cancelled = true
-			l.s.cancels.Add(1)
-			if err = l.in.discard(h.size); err == nil {
-				ctx.stop(context.Canceled)
-				f.fail(context.Canceled)
+			var cause error
+			if cause, err = l.takeCancel(h); err == nil {
+				ctx.stop(cause)
+				f.fail(cause)
 			}
 		case f != nil && h.call == l.last && (h.kind == kindMessage || h.kind == kindHalfClose || h.kind == kindWindow):
 			if err == nil {
-				err = f.receive(&l.in, h, l)
+				err = l.receive(ctx, f, h)
 			}
 		default:
 			// Nothing else may come while a handler runs; after it, neither matters.
@@ -58,4 +67,23 @@ func (l *serverLink) followCall(ctx *callContext, f *flow) (header, error) {
 			return header{}, err
 		}
 	}
+}
+
+// errNoRoom is how a streaming call ends for which there is no memory.
+var errNoRoom = &Error{Code: CodeResourceExhausted, Message: "no memory for a message of the stream"}
+
+// receive takes a frame of a streaming call. If there is no memory for it, the
+// call fails, and the stream goes on if little is left of the message. The handler
+// has seen the call, so nothing may say that it was refused.
+func (l *serverLink) receive(ctx *callContext, f *flow, h header) error {
+	left, err := f.receive(&l.in, h, l)
+	if !errors.Is(err, errMemory) {
+		return err
+	}
+	ctx.stop(errNoRoom)
+	f.fail(errNoRoom)
+	if left > discardMax {
+		return errors.New("rpc: no memory for the rest of a message")
+	}
+	return l.in.discard(left)
 }

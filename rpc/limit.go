@@ -17,7 +17,8 @@ type Limits struct {
 	// Queue is how many more may wait for their turn. 0: as many as
 	// Concurrent; -1: none.
 	Queue int
-	// QueueTime is how long each may wait. Default 1 s.
+	// QueueTime is how long each may wait, but no longer than
+	// ServerConfig.ReadTimeout, than its deadline and than its caller. Default 1 s.
 	QueueTime time.Duration
 	// Rate is how many may start in a second, on average. 0: no limit.
 	Rate float64
@@ -58,9 +59,36 @@ func newLimiter(l Limits) *limiter {
 // minRetryAfter is the least that a refused caller is told to wait.
 const minRetryAfter = 10 * time.Millisecond
 
-// acquire blocks for at most QueueTime, or until stop is closed. If it refuses,
-// it says when to come back.
-func (m *limiter) acquire(stop <-chan struct{}) (retryAfter time.Duration, ok bool) {
+// wait bounds the time in a queue further than QueueTime does.
+type wait struct {
+	most   time.Duration   // 0: no further bound
+	stop   <-chan struct{} // closed by Stop
+	caller interface {     // nil: nobody gives up
+		// gone is asked once there is something to wait for. It is closed when
+		// the caller wants no answer any more.
+		gone() <-chan struct{}
+	}
+}
+
+// full says, before a request is read, whether it would be turned away now, and
+// if so when to come back. It takes no place.
+func (m *limiter) full() (retryAfter time.Duration, full bool) {
+	if m.rate != nil {
+		if short := 1 - m.rate.Tokens(); short > 0 {
+			return max(time.Duration(short/m.limits.Rate*float64(time.Second)), minRetryAfter), true
+		}
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.running < m.limits.Concurrent || m.waiting.Len() < m.limits.Queue {
+		return 0, false
+	}
+	return m.retryAfter(), true
+}
+
+// acquire takes a place. It blocks for at most QueueTime and as w says. If it
+// refuses, it says when to come back.
+func (m *limiter) acquire(w wait) (retryAfter time.Duration, ok bool) {
 	if m.rate != nil {
 		r := m.rate.Reserve()
 		if !r.OK() {
@@ -86,13 +114,22 @@ func (m *limiter) acquire(stop <-chan struct{}) (retryAfter time.Duration, ok bo
 	e := m.waiting.PushBack(turn)
 	m.mu.Unlock()
 
-	timer := time.NewTimer(m.limits.QueueTime)
+	most := m.limits.QueueTime
+	if w.most > 0 {
+		most = min(most, w.most)
+	}
+	var gone <-chan struct{}
+	if w.caller != nil {
+		gone = w.caller.gone()
+	}
+	timer := time.NewTimer(most)
 	defer timer.Stop()
 	select {
 	case <-turn:
 		return 0, true
 	case <-timer.C:
-	case <-stop:
+	case <-w.stop:
+	case <-gone:
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()

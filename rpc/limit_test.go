@@ -20,7 +20,7 @@ func TestLimiter(t *testing.T) {
 		m := newLimiter(Limits{Concurrent: 2, Queue: 2, QueueTime: time.Second}.withDefaults(1))
 		stop := make(chan struct{})
 		for range 2 {
-			if _, ok := m.acquire(stop); !ok {
+			if _, ok := m.acquire(wait{stop: stop}); !ok {
 				t.Fatal("not admitted")
 			}
 		}
@@ -32,12 +32,12 @@ func TestLimiter(t *testing.T) {
 		start := time.Now()
 		for range 2 {
 			go func() {
-				after, ok := m.acquire(stop)
+				after, ok := m.acquire(wait{stop: stop})
 				results <- result{after, time.Since(start), ok}
 			}()
 		}
 		synctest.Wait()
-		if after, ok := m.acquire(stop); ok || after < minRetryAfter {
+		if after, ok := m.acquire(wait{stop: stop}); ok || after < minRetryAfter {
 			t.Errorf("a full queue admits, %s", after)
 		}
 		if running, waiting := m.load(); running != 2 || waiting != 2 {
@@ -60,7 +60,7 @@ func TestLimiter(t *testing.T) {
 		m = newLimiter(Limits{Rate: 10, Burst: 2}.withDefaults(100))
 		got := 0
 		for range 20 { // two at once, then one each 100 ms
-			after, ok := m.acquire(stop)
+			after, ok := m.acquire(wait{stop: stop})
 			if ok {
 				got++
 				m.release(0)
@@ -79,10 +79,10 @@ func TestLimiter(t *testing.T) {
 func TestLimiterStops(t *testing.T) {
 	m := newLimiter(Limits{Concurrent: 1, QueueTime: time.Hour}.withDefaults(1))
 	stop := make(chan struct{})
-	m.acquire(stop)
+	m.acquire(wait{stop: stop})
 	done := make(chan bool)
 	go func() {
-		_, ok := m.acquire(stop)
+		_, ok := m.acquire(wait{stop: stop})
 		done <- ok
 	}()
 	close(stop)

@@ -77,6 +77,11 @@ type link struct {
 	squeeze squeezer
 	accepts bool // the peer reads zstd; owned by who reads
 
+	out     atomic.Uint32 // what becomes of what was posted (see gather)
+	outErr  error         // why it was not written; owned by who writes while out is not 0
+	outDone chan struct{} // made by init
+	wrote   uint32        // gather.wrote as it was last; owned by who makes or serves the call
+
 	writing atomic.Int64 // when the write under way began, by clock, or 0
 	sent    atomic.Int64 // bytes
 	active  atomic.Int64 // when the last frame went, in either direction, by clock
@@ -84,6 +89,7 @@ type link struct {
 
 func (l *link) init(conn *stream.Conn, pool *bufferPool, c *clock) {
 	l.conn, l.peer, l.clock = conn, conn.RemotePeer(), c
+	l.outDone = make(chan struct{}, 1)
 	l.in.init(conn, pool)
 	l.touch()
 }
@@ -128,6 +134,12 @@ func (l *link) send(k kind, f flags, call uint64, payload []byte) error {
 func (l *link) sendMessage(head *[]byte, f flags, call uint64, body []byte, zstd bool) error {
 	body, squeezed := l.squeeze.squeeze(body, zstd)
 	return l.writeMessage(head, f|squeezed, call, body)
+}
+
+// appendMessage appends a small message to the frames in b.
+func (l *link) appendMessage(b *[]byte, f flags, call uint64, body []byte, zstd bool) {
+	body, squeezed := l.squeeze.squeeze(body, zstd)
+	*b = append(appendHeader(*b, kindMessage, f|squeezed, call, len(body)), body...)
 }
 
 // writeMessage is sendMessage for a body that is as it will travel.

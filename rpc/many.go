@@ -49,7 +49,7 @@ func CallMany[Resp, Req any](ctx context.Context, c *Client, peers []peer.ID, id
 	peers = slices.Compact(slices.Sorted(slices.Values(peers)))
 	need := enough(len(peers))
 	if need < 1 || need > len(peers) {
-		return nil, Errorf(CodeInvalidArgument, "%d good answers needed of %d peers", need, len(peers))
+		return nil, callErrorf(CodeInvalidArgument, "%d good answers needed of %d peers", need, len(peers))
 	}
 	var (
 		results  []Result[Resp]
@@ -70,7 +70,7 @@ func CallMany[Resp, Req any](ctx context.Context, c *Client, peers []peer.ID, id
 	if good >= need {
 		return results, nil
 	}
-	return results, &Error{Code: commonest(failures), cause: errors.Join(failures...),
+	return results, &Error{Code: commonest(failures), cause: errors.Join(failures...), inner: true,
 		Message: fmt.Sprintf("%d good answers of %d peers, %d needed", good, len(peers), need)}
 }
 

@@ -1,6 +1,7 @@
 package rpc
 
 import (
+	"context"
 	"encoding/binary"
 	"fmt"
 	"maps"
@@ -268,6 +269,21 @@ func parseGoaway(b []byte) (g goaway, err error) {
 	g.retryAfter = fromMicros(p.uvarint("retry-after"))
 	g.message = p.text(messageMax, "message")
 	return g, p.end()
+}
+
+// parseCancel returns what the context of a call is to end with.
+func parseCancel(b []byte) (cause error, err error) {
+	code, err := parseNumber(b)
+	if err != nil {
+		return nil, err
+	}
+	switch Code(code) {
+	case CodeCanceled:
+		return context.Canceled, nil
+	case CodeDeadlineExceeded:
+		return context.DeadlineExceeded, nil
+	}
+	return nil, fmt.Errorf("%w: a cancel of code %d", ErrMalformed, code)
 }
 
 // parseNumber reads a payload that is one number: of cancel and of window.

@@ -3,6 +3,7 @@ package rpc
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"time"
 
@@ -43,13 +44,15 @@ func (l *serverLink) runPlain() error {
 		// that is idle.
 		if l.in.buffered() == 0 {
 			if err := l.in.more(); err != nil {
-				if l.s.draining() {
+				if l.s.draining() || l.leaving() && isTimeout(err) {
 					return nil
 				}
 				return err
 			}
 		}
-		l.setPhase(phaseRead)
+		if !l.toRead() {
+			return &Error{Code: CodeResourceExhausted} // no handler has seen it
+		}
 		n, err := l.in.length(l.s.cfg.MaxBlockSize)
 		if err != nil {
 			return err
@@ -57,6 +60,7 @@ func (l *serverLink) runPlain() error {
 		l.calls++
 		l.s.calls.Add(1)
 		l.method.Store(l.plain)
+		l.headers, l.deadline, l.pending, l.ran = nil, time.Time{}, nil, 0
 		if err := l.callPlain(l.plain, n); err != nil {
 			return err
 		}
@@ -66,25 +70,24 @@ func (l *serverLink) runPlain() error {
 }
 
 func (l *serverLink) callPlain(m *method, n int) error {
-	if refused := l.admit(m, flagUnary, time.Time{}); refused != nil {
-		l.s.refused.Add(1)
-		m.refused.Add(1)
-		return refused // the reset says so
+	if refused := l.vet(m, flagUnary); refused != nil {
+		return l.refuse(m, refused) // the reset says so
 	}
-	m.calls.Add(1)
-	l.ran = 0
-	defer l.release(m)
 	body, _, err := l.in.body(n, l)
 	if err != nil {
 		return err
 	}
-	resp, herr := l.handle(m, nil, time.Time{}, body, l.followPlain)
-	if l.ahead != nil { // it waits for a byte or the end
+	if refused := l.place(m); refused != nil {
+		return l.refuse(m, refused)
+	}
+	resp, herr := l.handle(m, body)
+	l.release(m)
+	if l.ahead != nil { // it waits for bytes or the end
 		_ = l.conn.SetReadDeadline(longAgo)
 		f := <-l.ahead
 		l.ahead = nil
 		_ = l.conn.SetReadDeadline(time.Time{})
-		if f.err != nil && !isTimeout(f.err) && f.err != io.EOF {
+		if !isTimeout(f.err) && f.err != io.EOF {
 			return f.err
 		}
 	}
@@ -102,18 +105,22 @@ type handledError struct{ err *Error }
 
 func (e *handledError) Error() string { return e.err.Error() }
 
-// followPlain waits for the end of the stream while a handler runs. It takes
-// nothing from it but what a next request may have begun with.
+// followPlain waits for the end of the stream while a handler runs. Bytes that
+// come before the answer are kept, as many as a buffer holds: a next request may
+// begin with them. Beyond that the caller has broken the protocol.
 func (l *serverLink) followPlain(ctx *callContext) {
 	ahead := make(chan nextFrame, 1)
 	l.ahead = ahead
 	go func() {
 		var err error
-		if l.in.buffered() == 0 {
-			err = l.in.more()
+		for err == nil {
+			err = l.in.ahead()
 		}
-		if err != nil && err != io.EOF && !isTimeout(err) {
-			ctx.stop(err)
+		if err == errAhead {
+			err = fmt.Errorf("%w: %d bytes of a request before the answer to the last", ErrOutOfOrder, l.in.buffered())
+		}
+		if err != io.EOF && !isTimeout(err) {
+			ctx.stop(cancelledBy(err))
 		}
 		ahead <- nextFrame{err: err}
 	}()

@@ -26,9 +26,11 @@ const (
 // it is offered the framed one again.
 const plainMemory = 10 * time.Minute
 
-// clientPeer is what a client holds about one peer. Client.mu guards all of it.
+// clientPeer is what a client holds about one peer. Client.mu guards all of it
+// but id and gather.
 type clientPeer struct {
 	id        peer.ID
+	gather    gather
 	speaks    int
 	speaksAt  time.Time // when that was found
 	zstd      bool      // it reads zstd
@@ -53,7 +55,8 @@ type clientLink struct {
 	p  *clientPeer
 	id uint64 // the newest call
 
-	pings   int // of the peer, in this call
+	pings   int  // of the peer, in this call
+	cut     bool // a request was sent in part: the stream can carry nothing more
 	reused  bool
 	idleAt  int64        // by clock; guarded by Client.mu
 	began   atomic.Int64 // when a call that ReadTimeout bounds began, by clock; 0: none; expired: it is over

@@ -2,6 +2,7 @@ package rpc
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"sync"
@@ -115,6 +116,40 @@ func (r *reader) more() error {
 	}
 }
 
+// errAhead says that no more is read ahead.
+var errAhead = errors.New("rpc: the buffer is full")
+
+// ahead is more for who wants to use nothing yet: what is there stays. It
+// returns errAhead when there is no room.
+func (r *reader) ahead() error {
+	if r.buffered() == 0 {
+		return r.more()
+	}
+	if r.lent == nil {
+		r.lent = r.pool.get()
+	}
+	n := copy(*r.lent, r.buf[r.r:r.w]) // the buffer itself, or the spill, which is not larger
+	r.buf, r.r, r.w = *r.lent, 0, n
+	if n == len(r.buf) {
+		return errAhead
+	}
+	for {
+		if r.wait {
+			if err := r.src.WaitReadable(); err != nil {
+				return err
+			}
+		}
+		m, err := r.src.Read(r.buf[n:])
+		r.w += m
+		if m > 0 {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
 // header reads the next frame up to its payload. io.EOF means that the peer
 // ended between two frames. limit is that of parseHeader; if only the limit is
 // against it, the header comes with the error.
@@ -155,7 +190,8 @@ func (r *reader) length(limit int) (int, error) {
 }
 
 // body reads n bytes into memory of their own, which m is asked for as they
-// arrive. If m refuses, nothing is lost: discard can go on.
+// arrive. If m refuses, it gets back what it gave, and left bytes are still to
+// come: discard can go on.
 func (r *reader) body(n int, m meter) (b []byte, left int, err error) {
 	r.torn = true
 	defer func() { r.torn = err != nil }()
@@ -181,6 +217,7 @@ func (r *reader) body(n int, m meter) (b []byte, left int, err error) {
 		if len(b) == cap(b) {
 			size := min(n, max(2*cap(b), chunk))
 			if err := m.take(size - cap(b)); err != nil {
+				m.give(cap(b))
 				return nil, n - len(b), err
 			}
 			b = append(make([]byte, 0, size), b...)

@@ -3,11 +3,10 @@ package rpc
 import (
 	"errors"
 	"fmt"
-	"time"
 )
 
 // unary reads the one message, runs the handler and sends the one answer.
-func (l *serverLink) unary(m *method, h Headers, deadline time.Time) error {
+func (l *serverLink) unary(m *method) error {
 	body, bad, err := l.request()
 	if err != nil {
 		return err
@@ -15,28 +14,41 @@ func (l *serverLink) unary(m *method, h Headers, deadline time.Time) error {
 	if bad != nil {
 		return l.fail(bad)
 	}
-	resp, err := l.handle(m, h, deadline, body, l.watch)
+	if refused := l.place(m); refused != nil {
+		return l.fail(l.refuse(m, refused))
+	}
+	resp, err := l.handle(m, body)
+	l.release(m) // whoever takes the answer slowly takes nobody's place
 	if err != nil {
 		return l.fail(l.redact(m, err))
 	}
 	return l.answer(&resp)
 }
 
-// answer sends the last message of a call.
+// answer sends the last message of a call, or sees to it that it is sent: run
+// waits for it (see flush) before it writes anything else.
 func (l *serverLink) answer(resp *Response) error {
 	if len(resp.Body) > l.s.cfg.MaxBlockSize {
 		return l.fail(&Error{Code: CodeResourceExhausted, Message: fmt.Sprintf("the answer has %d bytes; this server sends at most %d", len(resp.Body), l.s.cfg.MaxBlockSize)})
 	}
-	b := lendOut()
-	defer returnOut(b)
-	f := l.acceptFlag()
 	if len(resp.Headers) > 0 {
 		if err := resp.Headers.check(); err != nil {
 			return l.fail(&Error{Code: CodeInternal, Message: "the answer has impossible headers"})
 		}
-		p := appendHeaders(nil, resp.Headers)
-		*b = appendFrame(*b, kindHeaders, f, l.last, p)
 	}
+	b := lendOut()
+	f := l.acceptFlag()
+	if len(resp.Headers) > 0 {
+		*b = appendFrame(*b, kindHeaders, f, l.last, appendHeaders(nil, resp.Headers))
+	}
+	if g := &l.state.gather; g.company(&l.link, len(resp.Body)) {
+		l.appendMessage(b, flagEnd|f, l.last, resp.Body, l.accepts)
+		if g.post(&l.link, b) {
+			l.s.serving.Go(g.run) // not 0: serve is among them
+		}
+		return nil
+	}
+	defer returnOut(b)
 	return l.sendMessage(b, flagEnd|f, l.last, resp.Body, l.accepts)
 }
 
@@ -61,9 +73,8 @@ func (l *serverLink) request() (body []byte, bad *Error, err error) {
 		return nil, nil, fmt.Errorf("%w: %s of call %d where the one message of call %d must be", ErrOutOfOrder, h.kind, h.call, l.last)
 	}
 	if h.kind == kindCancel {
-		l.cancelled = true
-		l.s.cancels.Add(1)
-		return nil, &Error{Code: CodeCanceled, Refused: true}, l.in.discard(h.size)
+		_, err := l.takeCancel(h)
+		return nil, &Error{Code: CodeCanceled, Refused: true}, err
 	}
 	body, rest, err := l.in.body(h.size, l)
 	if errors.Is(err, errMemory) {

@@ -134,9 +134,14 @@ func asError(err error, ctx context.Context) error {
 		return nil
 	}
 	if e, ok := errors.AsType[*Error](err); ok {
-		return e
+		if e.inner {
+			return e
+		}
+		own := *e
+		own.inner = true
+		return &own
 	}
-	e := &Error{Code: CodeUnavailable, Message: err.Error(), cause: err}
+	e := &Error{Code: CodeUnavailable, Message: err.Error(), cause: err, inner: true}
 	if gone, ok := errors.AsType[*goneError](err); ok {
 		e.Refused, e.RetryAfter = true, gone.g.retryAfter
 		if gone.g.code != CodeOK {

@@ -8,18 +8,18 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/libp2p/go-libp2p/core/peer"
-
 	"github.com/kith-p2p/kith/access"
 	"github.com/kith-p2p/kith/stream"
 )
 
 // What a serverLink is doing, for the janitor.
 const (
-	phaseNew  int32 = iota // nothing has come yet
-	phaseIdle              // between two calls
-	phaseRead              // in the middle of a request
-	phaseRun               // in a handler
+	phaseNew   int32 = iota // nothing has come yet
+	phaseIdle               // between two calls
+	phaseLeave              // the same, for longer than IdleTimeout: no further call is taken
+	phaseRead               // in the middle of a request
+	phaseWait               // a request has come whole and waits for its places
+	phaseRun                // in a handler
 )
 
 const (
@@ -55,6 +55,9 @@ type serverLink struct {
 
 	// Owned by the goroutine of serve, or of the follower in its turn.
 	last      uint64         // the newest call
+	headers   Headers        // of the call last
+	deadline  time.Time      // of the call last; zero: none
+	pending   *serverCall    // the call last, if its handler gets one, or it had to wait
 	calls     int            // on this stream
 	ran       time.Duration  // the handler of the call last
 	ahead     chan nextFrame // not nil: a follower reads
@@ -92,19 +95,22 @@ func (l *serverLink) setPhase(p int32) {
 
 // check is the janitor's look at the stream.
 func (l *serverLink) check() {
-	cfg, since := &l.s.cfg, l.since.Load()
+	cfg := &l.s.cfg
 	if w := l.writing.Load(); w != 0 && l.clock.passed(w, cfg.WriteTimeout) {
 		l.kill(errStalled)
 		return
 	}
-	switch l.phase.Load() {
+	phase := l.phase.Load()
+	since := l.since.Load() // after the phase, which is set after it
+	switch phase {
 	case phaseNew:
 		if l.clock.passed(since, cfg.ConnectTimeout) {
 			l.kill(errUnfinished)
 		}
 	case phaseIdle:
-		if l.clock.passed(since, cfg.IdleTimeout) {
-			l.kill(nil)
+		// serve says goodbye, unless a call has begun this moment.
+		if l.clock.passed(since, cfg.IdleTimeout) && l.phase.CompareAndSwap(phaseIdle, phaseLeave) {
+			_ = l.conn.SetReadDeadline(longAgo)
 		}
 	case phaseRead:
 		if l.clock.passed(since, cfg.ReadTimeout) {
@@ -116,6 +122,17 @@ func (l *serverLink) check() {
 		}
 	}
 }
+
+// toRead begins a request, unless the stream was given up in the same moment.
+func (l *serverLink) toRead() bool {
+	if l.leaving() {
+		return false
+	}
+	l.since.Store(l.clock.now.Load())
+	return l.phase.CompareAndSwap(phaseIdle, phaseRead) || l.phase.CompareAndSwap(phaseNew, phaseRead)
+}
+
+func (l *serverLink) leaving() bool { return l.phase.Load() == phaseLeave }
 
 // kill resets the stream from outside, for a reason that serve then finds.
 func (l *serverLink) kill(why error) {
@@ -140,13 +157,19 @@ func (l *serverLink) wake() {
 	}
 }
 
-// take is the meter of requests.
+// take is the meter of requests. A peer gets more than one body of the largest
+// size only while at least as much as it would hold then is left for others: one
+// peer alone holds half of MaxMemoryUsage, two hold a third each, and so on. So
+// there is always some left for who comes next, and nobody needs to know who.
 func (l *serverLink) take(n int) error {
 	if n == 0 {
 		return nil
 	}
-	if l.s.memory.Add(int64(n)) > int64(min(l.s.cfg.MaxMemoryUsage, 1<<62)) {
+	most := int64(min(l.s.cfg.MaxMemoryUsage, 1<<62))
+	all, own := l.s.memory.Add(int64(n)), l.state.memory.Add(int64(n))
+	if all > most || own > int64(l.s.cfg.MaxBlockSize) && own > most-all {
 		l.s.memory.Add(-int64(n))
+		l.state.memory.Add(-int64(n))
 		return errMemory
 	}
 	l.held.Add(int64(n))
@@ -155,6 +178,7 @@ func (l *serverLink) take(n int) error {
 
 func (l *serverLink) give(n int) {
 	l.s.memory.Add(-int64(n))
+	l.state.memory.Add(-int64(n))
 	l.held.Add(-int64(n))
 }
 
@@ -164,6 +188,7 @@ var errMemory = errors.New("rpc: all memory for requests is in use")
 func (l *serverLink) free() {
 	if n := l.held.Swap(0); n != 0 {
 		l.s.memory.Add(-n)
+		l.state.memory.Add(-n)
 	}
 }
 
@@ -181,6 +206,7 @@ func (l *serverLink) serve() {
 func (l *serverLink) end(err error) {
 	l.free()
 	l.in.giveBack()
+	_ = l.flush()
 	if why := l.killed.Load(); why != nil {
 		err = *why
 	} else if l.s.draining() && l.phase.Load() == phaseRead && isTimeout(err) {
@@ -222,7 +248,7 @@ func faultCode(err error) Code {
 		return e.Code
 	case errors.Is(err, ErrMalformed), errors.Is(err, ErrOutOfOrder), errors.Is(err, ErrTooLarge), errors.Is(err, ErrBomb):
 		return CodeInvalidArgument
-	case errors.Is(err, errMemory):
+	case errors.Is(err, errMemory): // of a request that no handler has seen
 		return CodeResourceExhausted
 	}
 	return CodeUnavailable
@@ -241,13 +267,20 @@ func (l *serverLink) run() error {
 			return l.goaway(CodeUnavailable, "the server is stopping")
 		}
 		h, err := l.next()
+		if werr := l.flush(); werr != nil {
+			return werr
+		}
 		if err != nil && h.kind == 0 {
 			if l.s.draining() {
 				return l.goaway(CodeUnavailable, "the server is stopping")
 			}
-			return err
+			if !l.leaving() || !isTimeout(err) {
+				return err
+			}
 		}
-		l.setPhase(phaseRead)
+		if !l.toRead() {
+			return l.goaway(CodeOK, "not used for long")
+		}
 		if h.kind == kindInvoke && err == nil {
 			err = l.call(h)
 		} else {
@@ -265,6 +298,9 @@ func (l *serverLink) run() error {
 }
 
 func (l *serverLink) goaway(code Code, message string) error {
+	if err := l.flush(); err != nil {
+		return err
+	}
 	return l.send(kindGoaway, 0, 0, appendGoaway(nil, goaway{last: l.last, code: code, message: message}))
 }
 
@@ -289,15 +325,40 @@ func (l *serverLink) between(h header, tooLarge error) error {
 	case h.kind == kindHeaders || h.kind == kindError || h.kind == kindGoaway || h.kind == kindInvoke || h.call == 0 || h.call > l.last:
 		return fmt.Errorf("%w: %s for call %d after call %d", ErrOutOfOrder, h.kind, h.call, l.last)
 	case h.kind == kindCancel:
-		if h.call == l.last {
-			if l.cancelled {
-				return fmt.Errorf("%w: call %d cancelled twice", ErrOutOfOrder, h.call)
-			}
-			l.cancelled = true
+		if h.call == l.last && l.cancelled {
+			return fmt.Errorf("%w: call %d cancelled twice", ErrOutOfOrder, h.call)
 		}
-		l.s.cancels.Add(1)
+		_, err := l.takeCancel(h)
+		return err
+	case h.kind == kindWindow:
+		p, err := l.in.view(h.size)
+		if err == nil {
+			_, err = parseNumber(p)
+		}
+		if err != nil {
+			return err
+		}
+		return l.skip(0)
 	}
 	return l.skip(h.size)
+}
+
+// takeCancel reads a cancel, of the call last or of an older one. cause is what
+// the context of the call is to end with.
+func (l *serverLink) takeCancel(h header) (cause error, err error) {
+	p, err := l.in.view(h.size)
+	if err != nil {
+		return nil, err
+	}
+	if cause, err = parseCancel(p); err != nil {
+		return nil, err
+	}
+	l.s.cancels.Add(1)
+	if h.call == l.last {
+		l.cancelled = true
+		return cause, nil
+	}
+	return cause, l.skip(0)
 }
 
 // skip drops a payload of a call that is over, within reason. A refused call
@@ -346,14 +407,16 @@ func (l *serverLink) call(h header) error {
 	if h.call <= l.last {
 		return fmt.Errorf("%w: call %d after call %d", ErrOutOfOrder, h.call, l.last)
 	}
+	l.state.gather.active.Add(1)
+	defer l.state.gather.active.Add(-1)
 	l.last = h.call
 	l.calls++
 	l.discarded, l.cancelled, l.refusal = 0, false, nil
 	l.accepts = h.flags&flagAccept != 0
 	l.s.calls.Add(1)
-	var deadline time.Time
+	l.headers, l.deadline, l.pending, l.ran = inv.headers, time.Time{}, nil, 0
 	if inv.timeout > 0 {
-		deadline = time.Now().Add(inv.timeout)
+		l.deadline = time.Now().Add(inv.timeout)
 	}
 	m := (*l.s.methods.Load())[string(inv.method)]
 	if m == nil {
@@ -361,73 +424,13 @@ func (l *serverLink) call(h header) error {
 		return l.fail(&Error{Code: CodeUnimplemented, Message: fmt.Sprintf("no method %q here", cutText(string(inv.method), 100)), Refused: true})
 	}
 	l.method.Store(m)
-	if refused := l.admit(m, h.flags, deadline); refused != nil {
-		l.s.refused.Add(1)
-		m.refused.Add(1)
-		return l.fail(refused)
+	if refused := l.vet(m, h.flags); refused != nil {
+		return l.fail(l.refuse(m, refused))
 	}
-	m.calls.Add(1)
-	l.ran = 0
-	defer l.release(m)
 	if m.stream != nil {
-		return l.serveStream(m, inv.headers, deadline)
+		return l.serveStream(m)
 	}
-	return l.unary(m, inv.headers, deadline)
-}
-
-// release gives the places of a call back.
-func (l *serverLink) release(m *method) {
-	m.limiter.release(l.ran)
-	l.state.limiter.release(l.ran)
-}
-
-// admit decides, before the body is read, whether the call may be made now. It
-// may wait for its turn. nil: it may, and has its places in both limiters.
-func (l *serverLink) admit(m *method, f flags, deadline time.Time) *Error {
-	if (m.stream == nil) != (f&flagUnary != 0) {
-		return &Error{Code: CodeUnimplemented, Refused: true,
-			Message: "the method and the call are not of one kind: one message each way, and a stream of messages"}
-	}
-	if err := l.s.authorize(l.peer, m); err != nil {
-		return err
-	}
-	if l.s.draining() {
-		return &Error{Code: CodeUnavailable, Message: "the server is stopping", Refused: true}
-	}
-	if after, ok := l.state.limiter.acquire(l.s.drain); !ok {
-		return &Error{Code: CodeResourceExhausted, Message: "too many calls from this peer", RetryAfter: after, Refused: true}
-	}
-	after, ok := m.limiter.acquire(l.s.drain)
-	if !ok {
-		l.state.limiter.release(0)
-		return &Error{Code: CodeResourceExhausted, Message: "too many calls of this method", RetryAfter: after, Refused: true}
-	}
-	if !deadline.IsZero() && !time.Now().Before(deadline) {
-		m.limiter.release(0)
-		l.state.limiter.release(0)
-		return &Error{Code: CodeDeadlineExceeded, Message: "the deadline passed before the call had its turn", Refused: true}
-	}
-	return nil
-}
-
-// authorize asks the hook. Built-in methods are asked for like any other.
-func (s *Server) authorize(p peer.ID, m *method) *Error {
-	if s.cfg.Authorize == nil {
-		return nil
-	}
-	err := s.cfg.Authorize(Caller{Peer: p, Method: string(m.id)})
-	switch e, ok := errors.AsType[*Error](err); {
-	case err == nil:
-		return nil
-	case ok:
-		refused := *e
-		refused.Refused = true
-		return &refused
-	case errors.Is(err, access.ErrNoRule):
-		// As if it did not exist: who may not use it need not know of it.
-		return &Error{Code: CodeUnimplemented, Message: fmt.Sprintf("no method %q here", m.id), Refused: true}
-	}
-	return &Error{Code: CodePermissionDenied, Message: fmt.Sprintf("you may not use %q", m.id), Refused: true}
+	return l.unary(m)
 }
 
 // serverCall is a call as its handler has it.
@@ -437,25 +440,40 @@ type serverCall struct {
 }
 
 // newCall makes what a handler is given.
-func (l *serverLink) newCall(m *method, h Headers, deadline time.Time) *serverCall {
-	return &serverCall{
-		req: Request{Peer: l.peer, Method: m.id, Headers: h},
-		ctx: callContext{base: l.s.ctx, caller: Caller{Peer: l.peer, Method: string(m.id)}, deadline: deadline},
+func (l *serverLink) newCall(m *method, watch func(*callContext)) *serverCall {
+	l.pending = &serverCall{
+		req: Request{Peer: l.peer, Method: m.id, Headers: l.headers},
+		ctx: callContext{base: l.s.ctx, caller: Caller{Peer: l.peer, Method: string(m.id)}, deadline: l.deadline, watch: watch},
 	}
+	return l.pending
+}
+
+// unaryCall is newCall for one message each way.
+func (l *serverLink) unaryCall(m *method) *serverCall {
+	if l.plain != nil {
+		return l.newCall(m, l.followPlain)
+	}
+	return l.newCall(m, l.watch)
 }
 
 // handle runs the handler of a unary method with the request's body.
-func (l *serverLink) handle(m *method, h Headers, deadline time.Time, body []byte, watch func(*callContext)) (resp Response, err error) {
+func (l *serverLink) handle(m *method, body []byte) (resp Response, err error) {
+	call := l.pending // not nil: it has waited for its places
 	if m.simple != nil {
-		err = l.guarded(m, nil, func() (err error) {
+		var ctx *callContext
+		if call != nil {
+			ctx = &call.ctx
+		}
+		err = l.guarded(m, ctx, func() (err error) {
 			resp.Body, err = m.simple(body)
 			return err
 		})
 		return resp, err
 	}
-	call := l.newCall(m, h, deadline)
+	if call == nil {
+		call = l.unaryCall(m)
+	}
 	call.req.Body = body
-	call.ctx.watch = watch
 	err = l.guarded(m, &call.ctx, func() error {
 		r, err := m.handler(&call.ctx, &call.req)
 		if r != nil {
@@ -499,20 +517,21 @@ func (l *serverLink) guarded(m *method, ctx *callContext, f func() error) (err e
 
 // redact is what the caller gets to see of a handler's error.
 func (l *serverLink) redact(m *method, err error) *Error {
-	if e, ok := errors.AsType[*Error](err); ok {
+	e, typed := errors.AsType[*Error](err)
+	if typed && !e.inner && e.Peer == "" {
 		return &Error{Code: or(e.Code, CodeUnknown), Message: e.Message, Details: e.Details, RetryAfter: e.RetryAfter}
 	}
 	code := CodeOf(err)
 	if code == CodeCanceled && l.s.ctx.Err() != nil {
 		return &Error{Code: CodeUnavailable, Message: "the server is stopping"}
 	}
-	if code == CodeUnknown {
+	if code == CodeUnknown || typed {
 		if errors.Is(err, access.ErrNotAllowed) || errors.Is(err, access.ErrNoRule) {
 			code = CodePermissionDenied
 		}
 		l.s.cfg.Logger.Warn("rpc: a handler failed; the caller sees only that", "method", m.id, "peer", l.peer, "error", err)
 	}
-	return &Error{Code: code, Message: "the handler failed; the reason is in the log there"}
+	return &Error{Code: or(code, CodeUnknown), Message: "the handler failed; the reason is in the log there"}
 }
 
 // fail ends the call with an error.

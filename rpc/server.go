@@ -104,8 +104,10 @@ type Server struct {
 // peerState is what the server holds about one peer over all of its streams.
 type peerState struct {
 	limiter *limiter
-	links   int       // guarded by Server.mu
-	left    time.Time // when links became 0; guarded by Server.mu
+	gather  gather
+	memory  atomic.Int64 // bytes that its requests hold
+	links   int          // guarded by Server.mu
+	left    time.Time    // when links became 0; guarded by Server.mu
 }
 
 // NewServer makes a server on the host. A nil config means the defaults. It

@@ -7,7 +7,6 @@ import (
 	"io"
 	"iter"
 	"sync"
-	"time"
 
 	"github.com/libp2p/go-libp2p/core/protocol"
 )
@@ -40,11 +39,17 @@ func (s *Server) HandleStream(protocolID protocol.ID, fn func(ctx context.Contex
 // errCallOver is what a stream's methods return when its call is over.
 var errCallOver = &Error{Code: CodeCanceled, Message: "the call is over"}
 
-func (l *serverLink) serveStream(m *method, h Headers, deadline time.Time) error {
-	call := l.newCall(m, h, deadline)
+func (l *serverLink) serveStream(m *method) error {
+	call := l.newCall(m, nil)
 	st := &ServerStream{l: l, f: newFlow(&l.link, l.last), ctx: &call.ctx, req: &call.req}
 	l.follow(st.ctx, st.f)
+	if refused := l.place(m); refused != nil {
+		st.f.fail(errCallOver)
+		st.f.drop()
+		return l.fail(l.refuse(m, refused))
+	}
 	err := l.guarded(m, st.ctx, func() error { return m.stream(st.ctx, st) })
+	l.release(m)
 	st.f.fail(errCallOver)
 	st.f.drop()
 	st.f.settle() // what other goroutines of the handler send: nothing may follow the end

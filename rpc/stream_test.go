@@ -249,6 +249,7 @@ func TestStreamHeadersAndEarlyEnd(t *testing.T) {
 		}
 		for {
 			if err := st.Send([]byte("tick")); err != nil {
+				<-ctx.Done()
 				ended <- context.Cause(ctx)
 				return err
 			}

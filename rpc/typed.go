@@ -12,10 +12,13 @@ import (
 )
 
 // Handle serves a method with typed messages: proto.Message is Protobuf, []byte
-// and string travel as they are, everything else is JSON. The name of the codec
-// goes with the request; one that Req is not in is refused with
-// CodeUnimplemented, a body that does not decode with CodeInvalidArgument.
-// Errors are those of StartHandler.
+// and string travel as they are ("raw"), everything else is JSON. The name of the
+// codec goes with the request. Protobuf where JSON is expected, JSON where Protobuf
+// is, and any codec of another name are refused with CodeUnimplemented. Two things
+// are not: a raw body, or one without a name (as every body on the plain wire), is
+// taken for what Req needs, and a Req that is []byte or string takes every body as
+// it is, whatever it is in. What does not decode is answered with
+// CodeInvalidArgument. Errors are those of StartHandler.
 func Handle[Req, Resp any](s *Server, id protocol.ID, fn func(context.Context, Req) (Resp, error), opts ...HandleOption) error {
 	in, out := codecOf(reflect.TypeFor[Req]()), codecOf(reflect.TypeFor[Resp]())
 	headers := headersOf(out)
@@ -50,19 +53,21 @@ func decodeResponse[Resp any](c *Client, p peer.ID, b []byte, codec string, h He
 		_ = c.faults.count(err)
 	}
 	if err != nil {
-		return resp, &Error{Code: CodeInternal, Message: "the answer of peer " + p.String() + " is not " + codec + ": " + err.Error(), cause: err}
+		return resp, &Error{Code: CodeInternal, Message: "the answer of peer " + p.String() + " is not " + codec + ": " + err.Error(), cause: err, inner: true}
 	}
 	return resp, nil
 }
 
 // Call calls a method with typed messages, as Handle serves them. Errors are
-// those of Client.Send, and CodeInternal if the answer does not decode.
+// those of Client.Send, CodeInvalidArgument if req cannot be encoded, and
+// CodeInternal if the answer is in another codec than that of Resp (by the rules of
+// Handle) or does not decode.
 func Call[Resp, Req any](ctx context.Context, c *Client, p peer.ID, id protocol.ID, req Req, opts ...CallOption) (Resp, error) {
 	var none Resp
 	codec := codecOf(reflect.TypeFor[Req]())
 	b, err := encode(req, codec)
 	if err != nil {
-		return none, Errorf(CodeInvalidArgument, "the request cannot be encoded: %w", err)
+		return none, callErrorf(CodeInvalidArgument, "the request cannot be encoded: %w", err)
 	}
 	resp, err := c.Do(ctx, &Request{Peer: p, Method: id, Headers: headersOf(codec), Body: b}, opts...)
 	if err != nil {
@@ -160,7 +165,7 @@ func CallClientStream[Resp, Req any](ctx context.Context, c *Client, p peer.ID, 
 		n++
 	}
 	if n != 1 {
-		return last, Errorf(CodeInternal, "peer %s answered with %d messages where one is expected", p, n)
+		return last, callErrorf(CodeInternal, "peer %s answered with %d messages where one is expected", p, n)
 	}
 	return last, nil
 }
@@ -222,7 +227,7 @@ func sendAll[Req any](st *ClientStream, reqs iter.Seq[Req], codec string) error 
 		if err == nil {
 			err = st.Send(b)
 		} else {
-			err = Errorf(CodeInvalidArgument, "the request cannot be encoded: %w", err)
+			err = callErrorf(CodeInvalidArgument, "the request cannot be encoded: %w", err)
 		}
 		if err != nil {
 			if err != io.EOF {
