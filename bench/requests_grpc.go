@@ -11,7 +11,7 @@ import (
 	"net"
 	"time"
 
-	"github.com/kith-p2p/kith/rpc"
+	"github.com/kith-p2p/kith/rpc/peergrpc"
 	"github.com/kith-p2p/kith/stream"
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/protocol"
@@ -27,8 +27,8 @@ func grpcStreamEchoers(ctx context.Context, s *scope, near, far host.Host) (func
 	if err != nil {
 		return nil, err
 	}
-	serveGRPC(s, ln, rpc.GRPCServerOption())
-	cc, err := rpc.DialGRPC(near, far.ID(), id)
+	serveGRPC(s, ln, peergrpc.ServerOption())
+	cc, err := peergrpc.Dial(near, far.ID(), id)
 	if err != nil {
 		return nil, err
 	}

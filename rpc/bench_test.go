@@ -29,6 +29,7 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
+	"github.com/kith-p2p/kith/internal/grpcid"
 	"github.com/kith-p2p/kith/stream"
 )
 
@@ -187,7 +188,7 @@ func streamPerRequest(tb testing.TB, a, b corehost.Host) func(testing.TB) echoer
 // overStream is gRPC over a stream of the same kind.
 func overStream(tb testing.TB, a, b corehost.Host) func(testing.TB) echoer {
 	const id = "/kith-bench/grpc"
-	srv := grpc.NewServer(GRPCServerOption())
+	srv := grpc.NewServer(grpc.Creds(grpcid.New("")))
 	srv.RegisterService(&echoService, nil)
 	ln, err := stream.Listen(b, id)
 	if err != nil {
@@ -195,7 +196,8 @@ func overStream(tb testing.TB, a, b corehost.Host) func(testing.TB) echoer {
 	}
 	go srv.Serve(ln)
 	tb.Cleanup(srv.Stop)
-	cc, err := DialGRPC(a, b.ID(), id)
+	cc, err := grpc.NewClient("passthrough:///"+b.ID().String(), grpc.WithTransportCredentials(grpcid.New(b.ID())),
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return stream.Dial(ctx, a, b.ID(), id) }))
 	if err != nil {
 		tb.Fatal(err)
 	}

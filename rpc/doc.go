@@ -22,7 +22,7 @@
 // number of messages as iterators; HandleStream and Client.Open are the untyped
 // form below. CallMany makes one call to many peers and waits for the first
 // good answer, for a quorum, or for all. gRPC runs over streams too: see
-// DialGRPC and GRPCServerOption.
+// package peergrpc.
 //
 // # What is guaranteed
 //

@@ -12,13 +12,9 @@ import (
 	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/peer"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/health"
-	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 
 	"github.com/kith-p2p/kith/access"
 	"github.com/kith-p2p/kith/rpc"
-	"github.com/kith-p2p/kith/stream"
 )
 
 // twoHosts are two nodes that know each other.
@@ -243,35 +239,4 @@ func ExampleClient_Send() {
 	// Output:
 	// true
 	// true
-}
-
-// gRPC between peers, with the caller's ID in the handler.
-func ExampleDialGRPC() {
-	a, b, stop := twoHosts()
-	defer stop()
-
-	srv := grpc.NewServer(rpc.GRPCServerOption(), grpc.UnaryInterceptor(
-		func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
-			id, ok := rpc.GRPCPeer(ctx)
-			fmt.Println(ok, id == a.ID())
-			return next(ctx, req)
-		}))
-	healthpb.RegisterHealthServer(srv, health.NewServer())
-	ln, err := stream.Listen(b, "/example/grpc/1.0.0")
-	if err != nil {
-		log.Fatal(err)
-	}
-	go srv.Serve(ln)
-	defer srv.Stop()
-
-	cc, err := rpc.DialGRPC(a, b.ID(), "/example/grpc/1.0.0")
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer cc.Close()
-	resp, err := healthpb.NewHealthClient(cc).Check(context.Background(), &healthpb.HealthCheckRequest{})
-	fmt.Println(resp.GetStatus(), err)
-	// Output:
-	// true true
-	// SERVING <nil>
 }

@@ -20,7 +20,7 @@ import (
 	"path/filepath"
 
 	"github.com/kith-p2p/kith"
-	"github.com/kith-p2p/kith/rpc"
+	"github.com/kith-p2p/kith/rpc/peergrpc"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 )
@@ -37,7 +37,7 @@ var greeter = grpc.ServiceDesc{
 		if err := decode(name); err != nil {
 			return nil, err
 		}
-		who, _ := rpc.GRPCPeer(ctx) // proven by the connection
+		who, _ := peergrpc.Peer(ctx) // proven by the connection
 		return wrapperspb.String(fmt.Sprintf("Hello %s, whose peer ID ends in %s!", name.GetValue(), who.String()[46:])), nil
 	}}},
 }
@@ -86,7 +86,7 @@ func serve(ctx context.Context, n *kith.Node, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	s := grpc.NewServer(rpc.GRPCServerOption())
+	s := grpc.NewServer(peergrpc.ServerOption())
 	s.RegisterService(&greeter, nil)
 	served := make(chan error, 1)
 	go func() { served <- s.Serve(l) }()
@@ -105,7 +105,7 @@ func greet(ctx context.Context, n *kith.Node, at, name string, out io.Writer) er
 	if err != nil {
 		return err
 	}
-	c, err := grpc.NewClient("passthrough:///"+server.ID.String(), grpc.WithTransportCredentials(rpc.GRPCCredentials()),
+	c, err := grpc.NewClient("passthrough:///"+server.ID.String(), grpc.WithTransportCredentials(peergrpc.Credentials()),
 		grpc.WithContextDialer(func(ctx context.Context, id string) (net.Conn, error) { return n.Dial(ctx, id, "greeter") }))
 	if err != nil {
 		return err
