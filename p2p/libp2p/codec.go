@@ -24,7 +24,7 @@ import (
 //	5 moved                                                   see path.go
 //
 // Channel stream, protocol /kith/msg/1.0.0/channel, opened by whoever sends, who
-// alone writes:
+// alone writes messages, while grants of credit come back (credit.go):
 //
 //	+--------------------+-----------------+--------------+---------------------------------+
 //	| session (16 bytes) | channel (2, BE) | part (4, BE) | { uvarint length, message } ... |

@@ -7,6 +7,7 @@ import (
 	"io"
 	"reflect"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -123,7 +124,7 @@ func TestParseLength(t *testing.T) {
 
 // readAll reads messages to the end.
 func readAll(src io.Reader, limit int) (messages [][]byte, err error) {
-	r := reader{src: src, limit: limit, heard: func() {}}
+	r := reader{src: src, limit: limit}
 	for {
 		whole := r.whole()
 		m, err := r.next()
@@ -212,6 +213,7 @@ func FuzzHello(f *testing.F) {
 	b, _ := appendHello(nil, sessionID{1}, fullInfo())
 	f.Add(b[1:])
 	f.Add(append(make([]byte, sessionSize), bytesField(1, []byte(testID))...))
+	f.Add(appendWindow(slices.Clone(b[1:])))
 	f.Fuzz(func(t *testing.T, in []byte) {
 		var (
 			session sessionID
@@ -234,6 +236,13 @@ func FuzzHello(f *testing.F) {
 		}
 		if _, again, err := parseHello(b[1:], testID); err != nil || !reflect.DeepEqual(again, info) {
 			t.Fatalf("%+v becomes %+v, %v", info, again, err)
+		}
+		window, err := parseWindow(in)
+		if err == nil && window != 0 && (window < leastWindow || window > mostCredit) || err != nil && !errors.Is(err, ErrNodeInfo) {
+			t.Fatalf("a window of %d, %v", window, err)
+		}
+		if window, err := parseWindow(appendWindow(slices.Clone(in))); err == nil && window != firstWindow {
+			t.Fatalf("our own window is read as %d", window)
 		}
 	})
 }

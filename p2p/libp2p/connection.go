@@ -55,6 +55,7 @@ type Connection struct {
 	shaken chan struct{} // closed when it succeeded
 	turn   chan struct{} // held by who writes on a control stream, for one write
 
+	credit    uint64                // with which the peer's streams of our channels begin, 0: it knows none; constant after Handshake
 	limits    map[p2p.ChannelID]int // Handshake's and SetChannelLimits's; fixed when receiving is closed
 	receive   sync.Once
 	receiving chan struct{} // closed by the first ReceiveMessage or ReceiveMessages
@@ -70,7 +71,11 @@ type Connection struct {
 
 	sending     context.Context // ends when nothing can be sent any more
 	stopSending context.CancelFunc
-	tasks       sync.WaitGroup // keepers, pinger and mover
+	tasks       sync.WaitGroup // keepers, pinger, mover and drains
+
+	watchdog *time.Timer  // calls look; made by Handshake
+	watching atomic.Bool  // it will
+	grown    atomic.Int64 // by how much the windows of streams have grown
 
 	closed  chan struct{} // closed with cause set
 	cause   error
@@ -243,6 +248,9 @@ func (c *Connection) part(bye *goodbye) {
 	if c.waiting != nil {
 		c.waiting.Stop()
 	}
+	if c.watchdog != nil {
+		c.watchdog.Stop()
+	}
 	c.mu.Unlock()
 	said := false
 	if bye != nil {
@@ -299,7 +307,7 @@ func (c *Connection) depart(err error, streams uint64) {
 	c.mu.Unlock()
 	c.stopSending()
 	for _, s := range blocked {
-		_ = s.SetWriteDeadline(longAgo)
+		_ = s.SetDeadline(longAgo)
 	}
 }
 

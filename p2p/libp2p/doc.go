@@ -46,16 +46,14 @@
 //
 // Memory follows the bytes that came, never a length that was claimed: a channel
 // stream costs half a kilobyte until something came on it, 16 KiB when it is busy,
-// and the message under way. What the user does not take stays in the stream's
-// window, which libp2p bounds (with kith's hosts: 256 KiB at first, 4 MiB at most
-// on private networks, 16 MiB elsewhere; all of it counted against the peer's
-// limit). A stuck channel holds up only itself.
-//
-// Over QUIC that holds for one stuck channel only. A QUIC connection has one window
-// for all its streams, 768 KiB at first, of which each stream may fill 512 KiB: two
-// channels that nobody takes from stop everything on the connection, until one is
-// taken from, or the session is given up for want of a pong. kith's hosts prefer TCP
-// wherever a peer offers both.
+// and the message under way. A stuck channel holds up only itself, however many are
+// stuck and whatever is under them: what the user does not take is bounded by credit
+// for each channel, and waits in memory where it keeps nothing else from coming. That
+// is 256 KiB a channel at first, 4 MiB at most where messages are taken quickly, and
+// at most 16 MiB a session beyond the first 256 KiB of each channel; all of it is
+// counted against the peer's limit in libp2p. (A peer of a version that knows no
+// credit is held up by the windows of libp2p's streams. Over QUIC, where one window
+// serves all streams of a connection, several stuck channels stop the others, then.)
 //
 // A peer that breaks the rules loses its session, with a typed error here and the
 // reason in a goodbye there. Control frames are held to 100 a second.

@@ -49,6 +49,8 @@ var (
 	ErrUnknownChannel = errors.New("libp2p: message on a channel we do not have")
 	// ErrStreams says that a channel has more than one stream, or one out of turn.
 	ErrStreams = errors.New("libp2p: a stream of a channel that has one")
+	// ErrCredit says that a peer sent more of a channel than it was granted.
+	ErrCredit = errors.New("libp2p: a peer sent more than its credit")
 	// ErrTruncated says that a stream ended within a message.
 	ErrTruncated = errors.New("libp2p: a stream ended within a message")
 	// ErrFlood says that control frames came faster than any honest peer sends them:

@@ -100,6 +100,7 @@ func (c *Connection) sayHello(info p2p.NodeInfo) error {
 	if err != nil {
 		return err
 	}
+	hello = appendWindow(hello)
 	if err := c.t.register(c); err != nil {
 		return err
 	}
@@ -124,6 +125,9 @@ func (c *Connection) readHello() (p2p.NodeInfo, error) {
 		return p2p.NodeInfo{}, err
 	case c.dialled && session != c.session:
 		return p2p.NodeInfo{}, fmt.Errorf("%w: its hello is of another session", ErrMalformed)
+	}
+	if c.credit, err = parseWindow(body[1:]); err != nil {
+		return p2p.NodeInfo{}, err
 	}
 	c.session = session
 	c.heard.Store(c.clock())
@@ -162,6 +166,8 @@ func (c *Connection) begin() bool {
 	c.mu.Lock()
 	ending := c.ending
 	if !ending {
+		c.watching.Store(true)
+		c.watchdog = time.AfterFunc(drainAfter, c.look)
 		close(c.shaken)
 		p := c.path.Load()
 		c.tasks.Go(func() { c.keep(p) })

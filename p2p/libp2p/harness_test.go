@@ -7,7 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
@@ -89,7 +88,7 @@ func listenPoint(n node) p2p.Endpoint {
 func relayed(tb testing.TB, opts ...relay.Option) pair {
 	tb.Helper()
 	r := newRelay(tb, opts...)
-	a, b := newNode(tb, ""), newNode(tb, "", r.announced)
+	a, b := newNode(tb, ""), r.announced(newNode(tb, ""))
 	r.reserve(tb, b)
 	return pair{a, b, endpointOf(r.circuit, b.ID())}
 }
@@ -122,9 +121,17 @@ func newRelay(tb testing.TB, opts ...relay.Option) relayNode {
 
 // announced makes a host say that it is reached through the relay. It has to, since
 // relays withhold loopback addresses.
-func (r relayNode) announced(c *kithhost.Config) {
-	c.Options = append(c.Options, libp2p.AddrsFactory(func(addrs []ma.Multiaddr) []ma.Multiaddr { return append(addrs, r.circuit) }))
+func (r relayNode) announced(n node) node {
+	return node{announcing{n.Host, r.circuit}, n.key}
 }
+
+// announcing is a host with one address more.
+type announcing struct {
+	host.Host
+	also ma.Multiaddr
+}
+
+func (h announcing) Addrs() []ma.Multiaddr { return append(h.Host.Addrs(), h.also) }
 
 // reserve takes a place on the relay.
 func (r relayNode) reserve(tb testing.TB, n node) {

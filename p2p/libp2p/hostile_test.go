@@ -4,10 +4,10 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/binary"
 	"errors"
 	"io"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -58,14 +58,27 @@ func helloFrame(tb testing.TB, session sessionID, i p2p.NodeInfo) []byte {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	return frame(hello...)
+	return frame(appendWindow(hello)...)
 }
 
 // shakeRaw makes a session of which the dialling end is raw.
 func shakeRaw(tb testing.TB, p pair, b *Transport, channels ...p2p.ChannelID) (*raw, *Connection) {
 	tb.Helper()
-	r := &raw{TB: tb, p: p, session: sessionID{1, 2, 3, byte(b.Stats().Accepted), byte(b.Stats().Accepted >> 8)}}
-	r.control = rawStream(tb, p, ControlProtocol, helloFrame(tb, r.session, info(p.a, channels...)))
+	return shakeHello(tb, p, b, appendWindow, channels...)
+}
+
+// shakeHello is shakeRaw with another end of the hello.
+func shakeHello(tb testing.TB, p pair, b *Transport, finish func(hello []byte) []byte, channels ...p2p.ChannelID) (*raw, *Connection) {
+	tb.Helper()
+	r := &raw{TB: tb, p: p}
+	if _, err := rand.Read(r.session[:]); err != nil {
+		tb.Fatal(err)
+	}
+	hello, err := appendHello(nil, r.session, info(p.a, channels...))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	r.control = rawStream(tb, p, ControlProtocol, frame(finish(hello)...))
 	r.in = bufio.NewReader(r.control)
 	c, err := b.Accept()
 	if err != nil {
@@ -109,6 +122,10 @@ func bystander(tb testing.TB, p pair, a, b *Transport) (check func()) {
 	}
 }
 
+func windowField(window uint64) []byte {
+	return protowire.AppendVarint(protowire.AppendTag(nil, fieldWindow, protowire.VarintType), window)
+}
+
 func bytesField(field protowire.Number, value []byte) []byte {
 	return protowire.AppendBytes(protowire.AppendTag(nil, field, protowire.BytesType), value)
 }
@@ -130,6 +147,7 @@ func TestHostileHandshakes(t *testing.T) {
 	}
 	id := bytesField(1, []byte(p.a.id()))
 	good := helloFrame(t, session, info(p.a, 1))
+	_, fields, _ := bytes.Cut(good, append([]byte{kindHello}, session[:]...))
 	many := []byte{}
 	for i := range 257 {
 		many = binary.AppendUvarint(many, uint64(i))
@@ -155,6 +173,9 @@ func TestHostileHandshakes(t *testing.T) {
 		"a channel above 65535":      {hello(id, bytesField(9, binary.AppendUvarint(nil, 1<<16))), ErrNodeInfo},
 		"half a channel":             {hello(id, bytesField(9, []byte{0x80})), ErrNodeInfo},
 		"33 listen addresses":        {hello(id, bytes.Repeat(bytesField(13, []byte("memory:x")), 33)), ErrNodeInfo},
+		"a window of nothing":        {hello(fields, []byte{0x80, 1, 0}), ErrNodeInfo},
+		"a window of 65535":          {hello(fields, windowField(leastWindow-1)), ErrNodeInfo},
+		"a window above 1 GiB":       {hello(fields, windowField(mostCredit+1)), ErrNodeInfo},
 		"a group":                    {hello(id, []byte{99<<3&0x7f | 3}), ErrNodeInfo},
 		"a cut field":                {hello(id, []byte{0x42, 0x7f, 1}), ErrNodeInfo},
 		"an oversized frame":         {binary.AppendUvarint(nil, maxControl+1), ErrMalformed},
@@ -500,89 +521,4 @@ func TestPings(t *testing.T) {
 		x, y = session(t, p, a, b, 1)
 	}
 	t.Error("no round trip was measured")
-}
-
-// Streams that claim 32 MiB and bring nothing cost no more than a bare stream does.
-func TestHeaderOnlyStreamsCostNothing(t *testing.T) {
-	const sessions, each = 8, 250
-	p := networks[1].make(t)
-	p.join(t)
-	channels := make([]p2p.ChannelID, each)
-	limits := make(map[p2p.ChannelID]int)
-	for i := range channels {
-		channels[i] = p2p.ChannelID(i)
-		limits[channels[i]] = 32 << 20
-	}
-	heap := func() uint64 {
-		runtime.GC()
-		runtime.GC()
-		var m runtime.MemStats
-		runtime.ReadMemStats(&m)
-		return m.HeapAlloc + m.StackInuse
-	}
-	measure := func(open func(i, j int) network.Stream, arrived func() int) uint64 {
-		before := heap()
-		var streams []network.Stream
-		for i := range sessions {
-			for j := range each {
-				streams = append(streams, open(i, j))
-			}
-		}
-		until(t, "all streams have arrived", func() bool { return arrived() == sessions*each })
-		cost := heap() - before
-		for _, s := range streams {
-			_ = s.Reset()
-		}
-		return max(1, cost)
-	}
-	conn := p.a.Network().ConnsToPeer(p.b.ID())[0]
-	stream := func(b []byte) network.Stream {
-		s, err := conn.NewStream(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := s.Write(b); err != nil {
-			t.Fatal(err)
-		}
-		return s
-	}
-	bare := make(chan struct{}, sessions*each)
-	p.b.SetStreamHandler("/bare", func(s network.Stream) {
-		bare <- struct{}{}
-		_, _ = s.Read(make([]byte, 1))
-		_ = s.Reset()
-	})
-	theirs := measure(func(int, int) network.Stream { return stream(greeting("/bare")) }, func() int { return len(bare) })
-	settle(t)
-	_, b := transports(t, p, Options{})
-	var (
-		raws  []*raw
-		conns []*Connection
-	)
-	for range sessions {
-		r, y := shakeRaw(t, p, b, channels...)
-		y.SetChannelLimits(limits)
-		go func() { _, _, _ = y.ReceiveMessage() }()
-		raws, conns = append(raws, r), append(conns, y)
-	}
-	claim := binary.AppendUvarint(nil, 32<<20)
-	cost := measure(func(i, j int) network.Stream {
-		h := header{raws[i].session, channels[j], 0}
-		return stream(append(append(greeting(ChannelProtocol), h.append(nil)...), claim...))
-	}, func() (n int) {
-		for _, y := range conns {
-			y.mu.Lock()
-			for _, in := range y.ins {
-				if in.live[0] != nil {
-					n++
-				}
-			}
-			y.mu.Unlock()
-		}
-		return n
-	})
-	if extra := (int64(cost) - int64(theirs)) / (sessions * each); extra > 4<<10 {
-		t.Errorf("a stream that claims 32 MiB costs %d bytes more than a bare one", extra)
-	}
-	t.Logf("a bare stream: %d bytes, one that claims 32 MiB: %d", theirs/(sessions*each), cost/(sessions*each))
 }

@@ -22,7 +22,7 @@ import (
 func behindRelay(tb testing.TB, listen string, opts ...relay.Option) (p pair, r relayNode, goDirect func()) {
 	tb.Helper()
 	r = newRelay(tb, opts...)
-	a, b := newNode(tb, ""), newNode(tb, listen, r.announced)
+	a, b := newNode(tb, ""), r.announced(newNode(tb, listen))
 	r.reserve(tb, b)
 	return pair{a, b, endpointOf(r.circuit, b.ID())}, r, func() {
 		tb.Helper()

@@ -6,7 +6,7 @@ import (
 
 // Buffers of a channel stream. They grow only with what has come.
 const (
-	readLeast = 512
+	readLeast = 128
 	readMost  = 16 << 10
 	// firstLong is what a message longer than readMost starts with at most, on the
 	// strength of the one before; growAtOnce is by how much it grows on that.
@@ -18,7 +18,6 @@ const (
 type reader struct {
 	src   io.Reader
 	limit int
-	heard func() // called when bytes came
 
 	buf  []byte
 	r, w int  // buf[r:w] is not used yet
@@ -90,7 +89,6 @@ func (r *reader) read(p []byte) (int, error) {
 	for {
 		n, err := r.src.Read(p)
 		if n > 0 {
-			r.heard()
 			return n, nil // an error that came with it comes again
 		}
 		if err != nil {

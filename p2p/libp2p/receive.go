@@ -14,14 +14,14 @@ import (
 // perhaps the one after it, which may overtake the end of the first.
 type inChannel struct {
 	turn     uint32 // the part that is read
-	live     [2]network.Stream
+	live     [2]*inStream
 	advanced chan struct{} // closed, and replaced, when turn changes
 }
 
 func (in *inChannel) streams(all []network.Stream) []network.Stream {
-	for _, s := range in.live {
-		if s != nil {
-			all = append(all, s)
+	for _, l := range in.live {
+		if l != nil {
+			all = append(all, l.s)
 		}
 	}
 	return all
@@ -36,9 +36,10 @@ type batch struct {
 
 // serve reads a stream of a channel until it ends. It runs on libp2p's goroutine
 // for the stream, and blocks while the user does not take what comes, so that
-// the stream's window fills and the peer stops.
+// the peer's credit is used up and it stops.
 func (c *Connection) serve(s network.Stream, h header) {
-	in, err := c.take(s, h)
+	in := newInStream(c, s)
+	ch, err := c.take(in, h)
 	if err != nil {
 		if !isEnd(err) {
 			c.fault(err)
@@ -46,8 +47,9 @@ func (c *Connection) serve(s network.Stream, h header) {
 		_ = s.ResetWithError(network.StreamProtocolViolation)
 		return
 	}
-	err = c.read(s, h, in)
-	c.release(in, h)
+	err = c.read(in, h, ch)
+	c.release(ch, h)
+	in.end()
 	if err != nil {
 		c.fault(err)
 		_ = s.ResetWithError(network.StreamProtocolViolation)
@@ -57,37 +59,37 @@ func (c *Connection) serve(s network.Stream, h header) {
 }
 
 // take enters a stream, or says why it cannot be.
-func (c *Connection) take(s network.Stream, h header) (*inChannel, error) {
+func (c *Connection) take(in *inStream, h header) (*inChannel, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.ending {
 		return nil, io.EOF
 	}
-	in := c.ins[h.channel]
-	if in == nil {
+	ch := c.ins[h.channel]
+	if ch == nil {
 		if len(c.ins) == p2p.MaxNodeInfoChannels {
 			return nil, fmt.Errorf("%w: more than %d channels", ErrStreams, p2p.MaxNodeInfoChannels)
 		}
-		in = &inChannel{advanced: make(chan struct{})}
-		c.ins[h.channel] = in
+		ch = &inChannel{advanced: make(chan struct{})}
+		c.ins[h.channel] = ch
 	}
-	ahead := h.part - in.turn
-	if ahead >= uint32(len(in.live)) || in.live[ahead] != nil {
-		return nil, fmt.Errorf("%w: channel %#02x, part %d after %d", ErrStreams, uint16(h.channel), h.part, in.turn)
+	ahead := h.part - ch.turn
+	if ahead >= uint32(len(ch.live)) || ch.live[ahead] != nil {
+		return nil, fmt.Errorf("%w: channel %#02x, part %d after %d", ErrStreams, uint16(h.channel), h.part, ch.turn)
 	}
-	in.live[ahead] = s
-	return in, nil
+	ch.live[ahead] = in
+	return ch, nil
 }
 
 // release notes the end of a stream that was taken.
-func (c *Connection) release(in *inChannel, h header) {
+func (c *Connection) release(ch *inChannel, h header) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if h.part == in.turn { // or it ended with the session, before its turn
-		in.turn++
-		in.live = [2]network.Stream{in.live[1]}
-		close(in.advanced)
-		in.advanced = make(chan struct{})
+	if h.part == ch.turn { // or it ended with the session, before its turn
+		ch.turn++
+		ch.live = [2]*inStream{ch.live[1]}
+		close(ch.advanced)
+		ch.advanced = make(chan struct{})
 	}
 	c.finished++
 	c.drain(false)
@@ -95,17 +97,22 @@ func (c *Connection) release(in *inChannel, h header) {
 
 // read waits for the stream's turn and hands over its messages. The error is the
 // peer's fault, nil at any other end.
-func (c *Connection) read(s network.Stream, h header, in *inChannel) error {
-	for _, ready := range []<-chan struct{}{c.shaken, c.receiving} {
-		select {
-		case <-ready:
-		case <-c.closed:
-			return nil
-		}
+func (c *Connection) read(in *inStream, h header, ch *inChannel) error {
+	select {
+	case <-c.shaken:
+	case <-c.closed:
+		return nil
+	}
+	in.begin()
+	c.watch()
+	select {
+	case <-c.receiving:
+	case <-c.closed:
+		return nil
 	}
 	for {
 		c.mu.Lock()
-		turn, advanced := in.turn, in.advanced
+		turn, advanced := ch.turn, ch.advanced
 		c.mu.Unlock()
 		if turn == h.part {
 			break
@@ -120,7 +127,7 @@ func (c *Connection) read(s network.Stream, h header, in *inChannel) error {
 	if !ok {
 		return fmt.Errorf("%w: %#02x", ErrUnknownChannel, uint16(h.channel))
 	}
-	r := reader{src: s, limit: limit, heard: func() { c.heard.Store(c.clock()) }}
+	r := reader{src: in, limit: limit}
 	for {
 		message, err := r.next()
 		if err == nil {
@@ -128,7 +135,7 @@ func (c *Connection) read(s network.Stream, h header, in *inChannel) error {
 		}
 		switch {
 		case err == nil:
-		case errors.Is(err, ErrMalformed), errors.Is(err, ErrMessageTooLarge):
+		case errors.Is(err, ErrMalformed), errors.Is(err, ErrMessageTooLarge), errors.Is(err, ErrCredit):
 			return fmt.Errorf("channel %#02x: %w", uint16(h.channel), err)
 		case err == io.EOF:
 			return nil

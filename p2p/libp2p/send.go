@@ -15,8 +15,13 @@ import (
 type outChannel struct {
 	turn chan struct{}  // held by who sends on it, and for good by who closed it
 	s    network.Stream // nil: none yet; written with the turn and Connection.mu
-	path *path          // of s; who has the turn owns it
-	part uint32         // of the next stream; likewise
+	path *path          // of s; who has the turn owns it, and the rest
+	part uint32         // of the next stream
+
+	credit   int  // how many bytes of messages the peer takes on s, if it knows credit
+	answered bool // the answer to the greeting was read from s
+	granted  int  // bytes of grants that are not whole yet
+	grants   [4 * creditSize]byte
 }
 
 // closeChannel ends a channel's stream behind what was sent, releasing whoever sends.
@@ -25,12 +30,12 @@ func (c *Connection) closeChannel(o *outChannel) {
 	case o.turn <- struct{}{}:
 	default:
 		// Whoever has the turn finds the session closed, and gives up when it opens a
-		// stream; when it writes, now. part waits for it either way.
+		// stream; when it writes or waits for credit, now. part waits for it either way.
 		c.mu.Lock()
 		s := o.s
 		c.mu.Unlock()
 		if s != nil {
-			_ = s.SetWriteDeadline(longAgo)
+			_ = s.SetDeadline(longAgo)
 		}
 		o.turn <- struct{}{}
 	}
@@ -121,16 +126,13 @@ func (c *Connection) send(o *outChannel, id p2p.ChannelID, data []byte) error {
 		b = header{c.session, id, o.part}.append(b)
 		o.part++
 	}
+	lead := len(b)
 	b = binary.AppendUvarint(b, uint64(len(data)))
 	n := min(len(data), together-len(b))
-	if _, err := o.s.Write(append(b, data[:n]...)); err != nil {
+	if err := c.put(o, append(b, data[:n]...), lead); err != nil || n == len(data) {
 		return err
 	}
-	if n == len(data) {
-		return nil
-	}
-	_, err := o.s.Write(data[n:])
-	return err
+	return c.put(o, data[n:], 0)
 }
 
 // open opens the stream of a channel.
@@ -148,6 +150,7 @@ func (c *Connection) open(o *outChannel) error {
 	gone := c.ending || c.goneErr != nil
 	if !gone {
 		o.s, o.path = s, p
+		o.credit, o.answered, o.granted = int(c.credit), false, 0
 		c.opened++
 	}
 	c.mu.Unlock()

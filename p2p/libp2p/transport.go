@@ -228,7 +228,6 @@ func (t *Transport) channelStream(s network.Stream) {
 		return
 	}
 	_ = s.SetReadDeadline(time.Time{})
-	_ = s.CloseWrite() // there is nothing to answer
 	h := parseHeader(&b)
 	c := t.find(s, h.session)
 	if c == nil {
