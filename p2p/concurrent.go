@@ -39,7 +39,7 @@ func (p *remote) readChannels(conn ConcurrentReceiver, near rttTeller) error {
 		}
 		gate.RUnlock()
 		if !late {
-			p.take(near, id, data)
+			p.take(near, new(lastChannel), id, data)
 			handing.Done()
 		}
 	})
@@ -51,8 +51,23 @@ func (p *remote) readChannels(conn ConcurrentReceiver, near rttTeller) error {
 	return err
 }
 
+// lastChannel is the channel of a read loop's message before, which is mostly that of
+// the next one, too.
+type lastChannel struct {
+	of   *map[ChannelID]*channelCore // the channels that were open then
+	id   ChannelID
+	core *channelCore // nil: there was none
+}
+
+func (l *lastChannel) find(r *Router, id ChannelID) *channelCore {
+	if of := r.channels.Load(); l.of != of || l.id != id {
+		*l = lastChannel{of, id, (*of)[id]}
+	}
+	return l.core
+}
+
 // take hands a message to its channel. near is nil where nobody measures.
-func (p *remote) take(near rttTeller, id ChannelID, data []byte) {
+func (p *remote) take(near rttTeller, last *lastChannel, id ChannelID, data []byte) {
 	n := p.received.Add(1)
 	p.receivedBytes.Add(uint64(len(data)))
 	if n%usefulEvery == 1 {
@@ -61,7 +76,7 @@ func (p *remote) take(near rttTeller, id ChannelID, data []byte) {
 			p.conn.NoteRTT(near.RTT())
 		}
 	}
-	c := (*p.r.channels.Load())[id]
+	c := last.find(p.r, id)
 	if c == nil {
 		p.r.counters.unknownChannel.Add(1)
 		p.r.giveBack(data)

@@ -25,6 +25,7 @@ type inbound struct {
 	perPeer, total queueLimits
 
 	peers    map[NodeID]*inboundPeer
+	last     *inboundPeer         // whom the latest message came from; nil if that is not in peers
 	turns    fifo[*inboundPeer]   // those with messages, in the order they are served
 	waiters  fifo[*inboundWaiter] // at most one for each read loop
 	messages int
@@ -42,6 +43,9 @@ type inboundPeer struct {
 	gone    bool // forgotten when empty
 	queued  bool // it has a turn
 }
+
+// inboundRings are the rings of queues that grew large.
+var inboundRings ringPool
 
 // inboundWaiter is a message whose read loop waits. done is closed when it was
 // decided about: refused is then why not, or nil.
@@ -79,11 +83,15 @@ func (q *inbound) push(id NodeID, data []byte) (verdict, DropReason) {
 	if len(data) > min(q.perPeer.bytes, q.total.bytes) {
 		return q.refuse(DropTooLarge)
 	}
-	p := q.peers[id]
+	p := q.last
+	if p == nil || p.id != id {
+		p = q.peers[id]
+	}
 	if p == nil {
-		p = &inboundPeer{id: id}
+		p = &inboundPeer{id: id, queue: fifo[[]byte]{rings: &inboundRings}}
 		q.peers[id] = p
 	}
+	q.last = p
 	p.gone = false
 	n := len(data)
 	switch q.policy {
@@ -195,6 +203,7 @@ func (q *inbound) unturn(p *inboundPeer) {
 func (q *inbound) tidy(p *inboundPeer) {
 	if p.gone && p.queue.len() == 0 && p.waiting == 0 {
 		delete(q.peers, p.id)
+		q.last = nil
 	}
 }
 
@@ -330,6 +339,7 @@ func (q *inbound) close() {
 		q.empty(*q.turns.front())
 	}
 	clear(q.peers)
+	q.last = nil
 }
 
 // count are the counts as they are now.

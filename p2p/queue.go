@@ -1,5 +1,10 @@
 package p2p
 
+import (
+	"math/bits"
+	"sync"
+)
+
 // SendPolicy says what happens to a message for which the queue of its channel
 // towards a peer has no room.
 type SendPolicy uint8
@@ -41,13 +46,19 @@ func (l queueLimits) takes(messages, bytes, n int) bool {
 }
 
 // fifo is a queue in a ring that doubles when full. The zero value is empty and
-// ready. It gives its memory back when it drains after a burst. Not safe for
-// concurrent use.
+// ready. It gives its memory back when it drains after a burst: to rings, if it has
+// one. Not safe for concurrent use.
 type fifo[T any] struct {
-	buf  []T // length is a power of two, or 0
-	head int
-	n    int
+	buf   []T // length is a power of two, or 0
+	head  int
+	n     int
+	rings *ringPool // of rings of T; nil: they are left to the collector
 }
+
+// ringPool keeps the rings of fifos of one type, by the power of two of their length,
+// so that a queue that fills and drains all the time need not allocate them each
+// time. They are empty.
+type ringPool [bits.UintSize]sync.Pool // of *[]T
 
 // fifoKeep is the length of ring an empty fifo keeps for the next burst.
 const fifoKeep = 256
@@ -61,10 +72,10 @@ func (f *fifo[T]) front() *T { return f.at(0) }
 
 func (f *fifo[T]) push(v T) {
 	if f.n == len(f.buf) {
-		grown := make([]T, max(8, 2*len(f.buf)))
-		for i := range f.n {
-			grown[i] = *f.at(i)
-		}
+		grown := f.ring(max(8, 2*len(f.buf)))
+		k := copy(grown, f.buf[f.head:])
+		copy(grown[k:], f.buf[:f.head])
+		f.dismiss()
 		f.buf, f.head = grown, 0
 	}
 	f.n++
@@ -92,7 +103,28 @@ func (f *fifo[T]) popBack() T {
 
 func (f *fifo[T]) shrunk() {
 	if f.n--; f.n == 0 && len(f.buf) > fifoKeep {
+		f.dismiss()
 		f.buf, f.head = nil, 0
+	}
+}
+
+// ring is an empty ring of a length that is a power of two.
+func (f *fifo[T]) ring(n int) []T {
+	if f.rings != nil && n > fifoKeep {
+		if kept, ok := f.rings[bits.Len(uint(n))-1].Get().(*[]T); ok {
+			return *kept
+		}
+	}
+	return make([]T, n)
+}
+
+// dismiss gives the ring away: nobody looks at it any more.
+func (f *fifo[T]) dismiss() {
+	if ring := f.buf; f.rings != nil && len(ring) > fifoKeep {
+		if f.n > 0 {
+			clear(ring)
+		}
+		f.rings[bits.Len(uint(len(ring)))-1].Put(&ring)
 	}
 }
 

@@ -142,3 +142,45 @@ func TestStatsCheckCanFail(t *testing.T) {
 		}
 	}
 }
+
+// Rings that come back are empty, and hold nothing of what was in them before.
+func TestFIFORingsComeBackEmpty(t *testing.T) {
+	var rings ringPool
+	held := func(ring [][]byte) (n int) {
+		for _, slot := range ring {
+			if slot != nil {
+				n++
+			}
+		}
+		return n
+	}
+	for seed := range uint64(20) {
+		rng := rand.New(rand.NewPCG(seed, 1))
+		f, twin := fifo[[]byte]{rings: &rings}, [][]byte(nil)
+		for range 3 {
+			for range rng.IntN(20 * fifoKeep) {
+				m := []byte{byte(rng.Uint32())}
+				f.push(m)
+				twin = append(twin, m)
+				if rng.IntN(3) == 0 {
+					if got := f.pop(); &got[0] != &twin[0][0] {
+						t.Fatalf("seed %d: another message than was pushed", seed)
+					}
+					twin = twin[1:]
+				}
+				if f.n == len(f.buf)/2+1 && held(f.buf) != len(twin) {
+					t.Fatalf("seed %d: a ring with %d messages in it, want %d", seed, held(f.buf), len(twin))
+				}
+			}
+			for f.len() > 0 {
+				if got := f.pop(); &got[0] != &twin[0][0] {
+					t.Fatalf("seed %d: another message than was pushed", seed)
+				}
+				twin = twin[1:]
+			}
+			if len(f.buf) > fifoKeep {
+				t.Fatalf("seed %d: an empty queue keeps a ring of %d", seed, len(f.buf))
+			}
+		}
+	}
+}

@@ -123,11 +123,12 @@ func (p *remote) read(conn Connection) error {
 	if c, ok := conn.(ConcurrentReceiver); ok {
 		return p.readChannels(c, near)
 	}
+	var last lastChannel
 	for {
 		id, data, err := conn.ReceiveMessage()
 		if err != nil {
 			return err
 		}
-		p.take(near, id, data)
+		p.take(near, &last, id, data)
 	}
 }

@@ -47,6 +47,9 @@ type outMessage struct {
 	owned    bool // nobody else has data: its memory is used again once it was sent
 }
 
+// sendRings are the rings of lanes that grew large.
+var sendRings ringPool
+
 // sendWaiter is a message whose sender waits for room. done is closed when it
 // was decided about: refused is then why not, or nil.
 type sendWaiter struct {
@@ -156,7 +159,7 @@ func (s *scheduler) add(c sendChannel) error {
 	}
 	l := s.lanes[c.id]
 	if l == nil {
-		l = &lane{}
+		l = &lane{queue: fifo[outMessage]{rings: &sendRings}}
 		s.lanes[c.id] = l
 		s.order = append(s.order, l)
 	}

@@ -97,8 +97,8 @@ func (a *assembly) add(data []byte, eof bool) (message []byte, err error) {
 	if n > cap(a.data) {
 		size := 2 * n
 		switch {
-		case a.data == nil:
-			size = max(size, min(a.size, firstBuffer))
+		case a.data == nil && a.size >= n:
+			size = min(a.size, firstBuffer)
 		case a.size > n && a.size <= growAtOnce*cap(a.data):
 			size = a.size
 		}
