@@ -10,6 +10,7 @@ import (
 	"github.com/kith-p2p/kith/connmgr"
 	"github.com/kith-p2p/kith/identity"
 	"github.com/kith-p2p/kith/p2p"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 )
 
@@ -92,6 +93,15 @@ func waitFor(ctx context.Context, what string, ok func() bool) error {
 	return nil
 }
 
+// encoded is a message of so many bytes on the wire.
+func encoded(size int) *wrapperspb.BytesValue {
+	m := wrapperspb.Bytes(make([]byte, size))
+	for proto.Size(m) > size {
+		m.Value = m.Value[1:]
+	}
+	return m
+}
+
 // routerFlow sends from one Router to another, through typed channels.
 func routerFlow(s *scope, from, to *routed, size int) flow {
 	ctx, cancel := context.WithCancel(context.Background())
@@ -116,7 +126,7 @@ func routerFlow(s *scope, from, to *routed, size int) flow {
 		<-ended
 		return nil
 	})
-	m := wrapperspb.Bytes(make([]byte, size))
+	m := encoded(size)
 	credit := func() error {
 		select {
 		case credits <- struct{}{}:

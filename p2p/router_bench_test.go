@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"golang.org/x/crypto/chacha20poly1305"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/kith-p2p/kith/p2p"
@@ -110,12 +111,21 @@ func median(of []float64) float64 {
 	return of[len(of)/2]
 }
 
+// encoded is a message of so many bytes on the wire.
+func encoded(size int) *wrapperspb.BytesValue {
+	m := wrapperspb.Bytes(make([]byte, size))
+	for proto.Size(m) > size {
+		m.Value = m.Value[1:]
+	}
+	return m
+}
+
 // routerFlow sends through two Routers.
 func routerFlow(b *testing.B, opts mconn.Options, size int) flow {
 	_, to, ca, cb := pairOfRouters(b, opts, benchChannel)
 	ctx, stop := context.WithCancel(context.Background())
 	b.Cleanup(stop)
-	m := wrapperspb.Bytes(make([]byte, size))
+	m := encoded(size)
 	batch, credits := max(1, (256<<10)/size), make(chan struct{}, 16) // 4 MiB on their way, or 16 messages
 	go func() {
 		n := 0
