@@ -116,17 +116,35 @@ func (s *Service) direct(msgType string, data []byte) *dispatchv1.Envelope {
 
 // fanOut queues an envelope for peers, and says for which.
 func (s *Service) fanOut(peers []Peer, e *dispatchv1.Envelope, d digest, p Priority) []p2p.NodeID {
+	if len(s.channels) == 0 {
+		return nil
+	}
 	now := time.Now()
-	var queued []p2p.NodeID
+	to := make([]p2p.NodeID, 0, len(peers))
 	for _, peer := range peers {
-		if err := s.queue(peer.ID, e, p, now); err != nil {
-			s.o.Logger.Debug("message not sent", "type", e.Type, "peer", peer.ID, "err", err)
+		if s.heldBack(peer.ID, e, now) {
+			s.o.Logger.Debug("message held back", "type", e.Type, "peer", peer.ID)
 			continue
 		}
-		queued = append(queued, peer.ID)
+		to = append(to, peer.ID)
 	}
+	queued, err := s.channels[p.lane()].SendMany(to, e)
+	if lost := len(to) - len(queued); lost > 0 {
+		s.counters.notSent.Add(uint64(lost))
+		s.o.Logger.Debug("message not sent to all", "type", e.Type, "peers", lost, "err", err)
+	}
+	s.counters.sent.Add(uint64(len(queued)))
 	s.peers.note(d, now, queued...)
 	return queued
+}
+
+// heldBack says whether a peer wants no messages of this type now, and counts it.
+func (s *Service) heldBack(to p2p.NodeID, e *dispatchv1.Envelope, now time.Time) bool {
+	if e.Kind != dispatchv1.Kind_KIND_DIRECT || !s.peers.holding(to, e.Type, now) {
+		return false
+	}
+	s.counters.heldBack.Add(1)
+	return true
 }
 
 // send queues an envelope for one peer.
@@ -144,8 +162,7 @@ func (s *Service) queue(to p2p.NodeID, e *dispatchv1.Envelope, p Priority, now t
 	if len(s.channels) == 0 {
 		return ErrNoRouter
 	}
-	if e.Kind == dispatchv1.Kind_KIND_DIRECT && s.peers.holding(to, e.Type, now) {
-		s.counters.heldBack.Add(1)
+	if s.heldBack(to, e, now) {
 		return fmt.Errorf("%w: %s of %v", ErrHeldBack, e.Type, to)
 	}
 	if err := s.channels[p.lane()].TrySend(to, e); err != nil {

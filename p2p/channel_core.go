@@ -196,16 +196,43 @@ func (c *channelCore) broadcast(m proto.Message) (queued int, err error) {
 	}
 	deadline := c.deadline()
 	for _, p := range *c.r.peers.Load() {
-		if !p.channels.Contains(c.id) {
-			continue
+		if p.channels.Contains(c.id) && c.offer(p, frame, deadline) {
+			queued++
 		}
-		if err := p.queue.trySend(c.id, c.plainFor(p, frame), deadline); err != nil {
-			c.count(err)
-			continue
-		}
-		queued++
 	}
 	return queued, nil
+}
+
+// sendMany is broadcast for some, and says for which.
+func (c *channelCore) sendMany(to []NodeID, m proto.Message) (queued []NodeID, err error) {
+	if c.closed() {
+		return nil, ErrClosed
+	}
+	frame, err := c.frame(callHead{}, m)
+	if err != nil {
+		return nil, err
+	}
+	deadline, peers := c.deadline(), *c.r.peers.Load()
+	for _, id := range to {
+		p := peers[id]
+		switch {
+		case p == nil:
+			c.noPeer.Add(1)
+		case c.offer(p, frame, deadline):
+			queued = append(queued, id)
+		}
+	}
+	return queued, nil
+}
+
+// offer queues an encoded message, which others share, unless it would have to
+// wait.
+func (c *channelCore) offer(p *remote, frame []byte, deadline time.Time) bool {
+	err := p.queue.trySend(c.id, c.plainFor(p, frame), deadline)
+	if err != nil {
+		c.count(err)
+	}
+	return err == nil
 }
 
 // callNumber is what a request's own number takes in the queue.

@@ -3,6 +3,7 @@ package p2p
 import (
 	"bytes"
 	"context"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -142,5 +143,13 @@ func TestBroadcastEncodesOnceAndAllocatesNothingPerPeer(t *testing.T) {
 	before := testWraps
 	if n, err := c.broadcast(wrapperspb.String("x")); n != 50 || err != nil || testWraps != before+1 {
 		t.Errorf("queued for %d, %v, encoded %d times", n, err, testWraps-before)
+	}
+	var all []NodeID
+	for id := range *r.peers.Load() {
+		all = append(all, id)
+	}
+	before = testWraps
+	if to, err := c.sendMany(all, wrapperspb.String("x")); !slices.Equal(to, all) || err != nil || testWraps != before+1 {
+		t.Errorf("queued for %d of these, %v, encoded %d times", len(to), err, testWraps-before)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -55,6 +56,21 @@ func TestRouterCarriesMessages(t *testing.T) {
 		if err := fromHub.TrySend(b.id, long); !errors.Is(err, p2p.ErrMessageTooLarge) {
 			t.Error(err)
 		}
+		stranger := testKey(99).Public().NodeID()
+		if to, err := fromHub.SendMany([]p2p.NodeID{c.id, stranger, b.id}, wrapperspb.String("some")); !slices.Equal(to, []p2p.NodeID{c.id, b.id}) || err != nil {
+			t.Error(to, err)
+		}
+		for _, ch := range []*textFace{toB, toC} {
+			if in := next(t, ch); in.Message.Value != "some" {
+				t.Errorf("%+v", in)
+			}
+		}
+		if to, err := other.SendMany([]p2p.NodeID{b.id}, wrapperspb.String("?")); to != nil || err != nil {
+			t.Error(to, err)
+		}
+		if to, err := fromHub.SendMany([]p2p.NodeID{b.id}, long); to != nil || !errors.Is(err, p2p.ErrMessageTooLarge) {
+			t.Error(to, err)
+		}
 		if _, err := fromHub.Broadcast(t.Context(), nil); err != nil { // an empty message
 			t.Error(err)
 		}
@@ -65,10 +81,10 @@ func TestRouterCarriesMessages(t *testing.T) {
 		if len(st.Peers) != 2 || st.Peers[0].ID > st.Peers[1].ID || len(st.Channels) != 2 || st.Channels[0].ID != 1 {
 			t.Errorf("%+v", st)
 		}
-		if s := other.Stats(); s.Send.Dropped[p2p.DropUnsupported] != 1 {
+		if s := other.Stats(); s.Send.Dropped[p2p.DropUnsupported] != 2 { // TrySend and SendMany
 			t.Errorf("%+v", s)
 		}
-		if s := fromHub.Stats(); s.Unencodable != 1 {
+		if s := fromHub.Stats(); s.Unencodable != 2 {
 			t.Errorf("%+v", s)
 		}
 		if s := toB.Stats(); s.NoPeer != 1 {
@@ -80,7 +96,7 @@ func TestRouterCarriesMessages(t *testing.T) {
 		for _, ch := range []*textFace{fromHub, other, toB, toC} {
 			balance(t, ch.Stats())
 		}
-		if s := fromHub.Stats(); s.Send.Accepted != 4 || s.Send.Queued != 0 {
+		if s := fromHub.Stats(); s.Send.Accepted != 6 || s.Send.Queued != 0 {
 			t.Errorf("%+v", s) // what was sent in sessions that are over still counts
 		}
 	})

@@ -78,6 +78,14 @@ func (c *TypedChannel[T]) Broadcast(ctx context.Context, m T) (queued int, err e
 	return c.core.broadcast(m)
 }
 
+// SendMany queues a message for these peers, encoded once, and says for which it
+// was queued, in their order. It never waits: those that are not connected, do not
+// have the channel or whose queue is full are left out, and counted. Errors:
+// ErrMessageTooLarge, what encoding says, ErrClosed.
+func (c *TypedChannel[T]) SendMany(to []NodeID, m T) (queued []NodeID, err error) {
+	return c.core.sendMany(to, m)
+}
+
 // Receive returns the messages that arrive, until the context ends or the
 // channel closes; that error comes last. Decoding happens in the caller's
 // goroutine. Several may receive at a time: each message goes to one of them,
