@@ -33,7 +33,7 @@ type settings struct {
 
 var (
 	full = settings{pairs: 15, most: 60, size: 256 << 20, conns: 500, many: 3000, rounds: 3,
-		window: 100 * time.Millisecond, echoes: 2000, gossips: 100, hosts: 50}
+		window: 250 * time.Millisecond, echoes: 2000, gossips: 100, hosts: 50}
 	quick = settings{quick: true, pairs: 2, most: 2, size: 8 << 20, conns: 25, many: 200, rounds: 1,
 		window: 10 * time.Millisecond, echoes: 100, gossips: 5, hosts: 10}
 )
