@@ -129,9 +129,9 @@ func (s *Service) fanOut(peers []Peer, e *dispatchv1.Envelope, d digest, p Prior
 		to = append(to, peer.ID)
 	}
 	queued, err := s.channels[p.lane()].SendMany(to, e)
-	if lost := len(to) - len(queued); lost > 0 {
-		s.counters.notSent.Add(uint64(lost))
-		s.o.Logger.Debug("message not sent to all", "type", e.Type, "peers", lost, "err", err)
+	if err != nil {
+		s.counters.notSent.Add(uint64(len(to) - len(queued)))
+		s.o.Logger.Debug("message not sent to all", "type", e.Type, "err", err)
 	}
 	s.counters.sent.Add(uint64(len(queued)))
 	s.peers.note(d, now, queued...)

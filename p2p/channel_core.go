@@ -196,7 +196,7 @@ func (c *channelCore) broadcast(m proto.Message) (queued int, err error) {
 	}
 	deadline := c.deadline()
 	for _, p := range *c.r.peers.Load() {
-		if p.channels.Contains(c.id) && c.offer(p, frame, deadline) {
+		if p.channels.Contains(c.id) && c.offer(p, frame, deadline) == nil {
 			queued++
 		}
 	}
@@ -212,27 +212,31 @@ func (c *channelCore) sendMany(to []NodeID, m proto.Message) (queued []NodeID, e
 	if err != nil {
 		return nil, err
 	}
-	deadline, peers := c.deadline(), *c.r.peers.Load()
+	deadline := c.deadline()
+	var faults []error
 	for _, id := range to {
-		p := peers[id]
-		switch {
-		case p == nil:
-			c.noPeer.Add(1)
-		case c.offer(p, frame, deadline):
-			queued = append(queued, id)
+		p, err := c.peer(id)
+		if err == nil {
+			err = c.offer(p, frame, deadline)
 		}
+		if err != nil {
+			faults = append(faults, err)
+			continue
+		}
+		queued = append(queued, id)
 	}
-	return queued, nil
+	return queued, errors.Join(faults...)
 }
 
 // offer queues an encoded message, which others share, unless it would have to
 // wait.
-func (c *channelCore) offer(p *remote, frame []byte, deadline time.Time) bool {
+func (c *channelCore) offer(p *remote, frame []byte, deadline time.Time) error {
 	err := p.queue.trySend(c.id, c.plainFor(p, frame), deadline)
-	if err != nil {
-		c.count(err)
+	if err == nil {
+		return nil
 	}
-	return err == nil
+	c.count(err)
+	return fmt.Errorf("%w: %s to %v", err, c.d.Name, p.id)
 }
 
 // callNumber is what a request's own number takes in the queue.

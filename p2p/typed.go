@@ -79,9 +79,8 @@ func (c *TypedChannel[T]) Broadcast(ctx context.Context, m T) (queued int, err e
 }
 
 // SendMany queues a message for these peers, encoded once, and says for which it
-// was queued, in their order. It never waits: those that are not connected, do not
-// have the channel or whose queue is full are left out, and counted. Errors:
-// ErrMessageTooLarge, what encoding says, ErrClosed.
+// was queued, in their order. It never waits. The error joins why it was not queued
+// for the others: what TrySend returns for each, or for all.
 func (c *TypedChannel[T]) SendMany(to []NodeID, m T) (queued []NodeID, err error) {
 	return c.core.sendMany(to, m)
 }
