@@ -95,7 +95,7 @@ func (l *clientLink) exchange(r *Request, timeout time.Duration, sent *bool) (*R
 	if len(r.Body) > together {
 		return l.exchangeBoth(r, timeout, sent)
 	}
-	if err := l.sendRequest(r, timeout); err != nil {
+	if err := l.sendRequest(r, timeout, l.accepts); err != nil {
 		return nil, err
 	}
 	*sent = true
@@ -108,7 +108,8 @@ func (l *clientLink) exchange(r *Request, timeout time.Duration, sent *bool) (*R
 // request that was cut short.
 func (l *clientLink) exchangeBoth(r *Request, timeout time.Duration, sent *bool) (*Response, error) {
 	wrote := make(chan error, 1)
-	go func() { wrote <- l.sendRequest(r, timeout) }()
+	accepts := l.accepts // receive writes it
+	go func() { wrote <- l.sendRequest(r, timeout, accepts) }()
 	resp, err := l.receive()
 	var werr error
 	select {
@@ -160,7 +161,7 @@ func (l *clientLink) receive() (*Response, error) {
 	}
 }
 
-func (l *clientLink) sendRequest(r *Request, timeout time.Duration) error {
+func (l *clientLink) sendRequest(r *Request, timeout time.Duration, accepts bool) error {
 	b := lendOut()
 	f := l.acceptFlag()
 	l.appendInvoke(b, r, timeout, f|flagUnary)
@@ -169,7 +170,7 @@ func (l *clientLink) sendRequest(r *Request, timeout time.Duration) error {
 		return nil
 	}
 	defer returnOut(b)
-	return l.sendMessage(b, flagEnd|f, l.id, r.Body, l.accepts)
+	return l.sendMessage(b, flagEnd|f, l.id, r.Body, accepts)
 }
 
 // post sends a request together with those of other calls.

@@ -35,6 +35,8 @@ type flow struct {
 	senders int        // writes under way
 	torn    bool       // one has failed
 
+	popped func(size int) // told of what leaves the queue, under mu; nil: nobody
+
 	arrived chan struct{} // holds one token when the queue or inDone changed
 	allowed chan struct{} // the same for credit and outDone
 	quieted chan struct{} // the same for senders
@@ -60,7 +62,7 @@ func signal(c chan struct{}) {
 // receive takes one frame of the call: a message, a half-close or a window.
 // Whoever reads the stream calls it. left is what was not read of the payload,
 // if m had no room for it.
-func (f *flow) receive(in *reader, h header, m meter) (left int, err error) {
+func (f *flow) receive(in *reader, h header, m queueMeter) (left int, err error) {
 	switch h.kind {
 	case kindWindow:
 		p, err := in.view(h.size)
@@ -102,6 +104,7 @@ func (f *flow) receive(in *reader, h header, m meter) (left int, err error) {
 			m.give(cap(body))
 			return 0, nil
 		}
+		m.keep()
 		f.queue = append(f.queue, queued{body, h.flags&flagZstd != 0, cost})
 		if h.flags&flagEnd != 0 {
 			f.inDone = io.EOF
@@ -154,6 +157,9 @@ func (f *flow) recv(ctx context.Context) (queued, error) {
 			q := f.queue[0]
 			f.queue[0] = queued{}
 			f.queue = f.queue[1:]
+			if f.popped != nil {
+				f.popped(cap(q.body))
+			}
 			if len(f.queue) > 0 || f.inDone != nil {
 				signal(f.arrived)
 			}

@@ -76,7 +76,9 @@ var errNoRoom = &Error{Code: CodeResourceExhausted, Message: "no memory for a me
 // call fails, and the stream goes on if little is left of the message. The handler
 // has seen the call, so nothing may say that it was refused.
 func (l *serverLink) receive(ctx *callContext, f *flow, h header) error {
-	left, err := f.receive(&l.in, h, l)
+	m := &taking{l: l}
+	defer func() { m.give(m.n) }() // what was not queued
+	left, err := f.receive(&l.in, h, m)
 	if !errors.Is(err, errMemory) {
 		return err
 	}

@@ -21,11 +21,19 @@ type meter interface {
 	give(n int)
 }
 
+// queueMeter is a meter of messages that are queued. What keep was not called for
+// is given back by whoever reads.
+type queueMeter interface {
+	meter
+	keep()
+}
+
 // unmetered is for what is small or was asked for.
 type unmetered struct{}
 
 func (unmetered) take(int) error { return nil }
 func (unmetered) give(int)       {}
+func (unmetered) keep()          {}
 
 // bufferPool lends buffers of one size.
 type bufferPool struct {

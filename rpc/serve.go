@@ -157,41 +157,6 @@ func (l *serverLink) wake() {
 	}
 }
 
-// take is the meter of requests. A peer gets more than one body of the largest
-// size only while at least as much as it would hold then is left for others: one
-// peer alone holds half of MaxMemoryUsage, two hold a third each, and so on. So
-// there is always some left for who comes next, and nobody needs to know who.
-func (l *serverLink) take(n int) error {
-	if n == 0 {
-		return nil
-	}
-	most := int64(min(l.s.cfg.MaxMemoryUsage, 1<<62))
-	all, own := l.s.memory.Add(int64(n)), l.state.memory.Add(int64(n))
-	if all > most || own > int64(l.s.cfg.MaxBlockSize) && own > most-all {
-		l.s.memory.Add(-int64(n))
-		l.state.memory.Add(-int64(n))
-		return errMemory
-	}
-	l.held.Add(int64(n))
-	return nil
-}
-
-func (l *serverLink) give(n int) {
-	l.s.memory.Add(-int64(n))
-	l.state.memory.Add(-int64(n))
-	l.held.Add(-int64(n))
-}
-
-var errMemory = errors.New("rpc: all memory for requests is in use")
-
-// free gives back what the call has taken.
-func (l *serverLink) free() {
-	if n := l.held.Swap(0); n != 0 {
-		l.s.memory.Add(-n)
-		l.state.memory.Add(-n)
-	}
-}
-
 // serve is the life of the stream.
 func (l *serverLink) serve() {
 	err := l.run()

@@ -42,6 +42,7 @@ var errCallOver = &Error{Code: CodeCanceled, Message: "the call is over"}
 func (l *serverLink) serveStream(m *method) error {
 	call := l.newCall(m, nil)
 	st := &ServerStream{l: l, f: newFlow(&l.link, l.last), ctx: &call.ctx, req: &call.req}
+	st.f.popped = l.give
 	l.follow(st.ctx, st.f)
 	if refused := l.place(m); refused != nil {
 		st.f.fail(errCallOver)
@@ -79,7 +80,6 @@ func (st *ServerStream) Recv() ([]byte, error) {
 			return nil, &Error{Code: CodeInvalidArgument, Message: st.l.s.faults.count(err).Error(), cause: err}
 		}
 	}
-	st.l.give(cap(q.body))
 	return body, st.f.took(q.cost)
 }
 

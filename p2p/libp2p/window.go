@@ -230,6 +230,8 @@ func (in *inStream) fromDrain(p []byte) (n int, ok bool, err error) {
 		}
 	}
 	if n > 0 {
+		in.s.Scope().ReleaseMemory(n)
+		d.reserved -= n
 		return n, true, nil
 	}
 	if d.err != nil {
@@ -245,12 +247,13 @@ func (in *inStream) fromDrain(p []byte) (n int, ok bool, err error) {
 // ends. A peer that knows no credit is left to the stream's window after firstWindow.
 func (d *drain) run(in *inStream) {
 	var free []byte // of the last chunk
+	first := true
 	for {
 		var fresh []byte
 		if len(free) == 0 {
 			size := laterChunk
-			if d.reserved == 0 {
-				size = firstChunk
+			if first {
+				size, first = firstChunk, false
 			}
 			if in.s.Scope().ReserveMemory(size, network.ReservationPriorityMedium) != nil {
 				size = 0 // the peer has as much as it may: the rest waits in the stream

@@ -233,3 +233,75 @@ func TestWindowsGrowWithinBounds(t *testing.T) {
 		}
 	})
 }
+
+// A reader that never quite catches up: what it had taken stayed reserved for as long
+// as the drain ran, until the peer had no memory left.
+func TestRegressionDrainReservesWhatWasTaken(t *testing.T) {
+	const limit = 64 << 20
+	r, w := io.Pipe()
+	scope := &fewBytes{left: limit}
+	s := &pipeStream{Reader: r, granted: make(chan uint64, 1<<16), scope: scope}
+	in := inStreamOf(s, firstWindow)
+	var writer sync.WaitGroup
+	stop := make(chan struct{})
+	writer.Go(func() {
+		may := uint64(firstWindow)
+		chunk := make([]byte, 16<<10)
+		for {
+			for may < uint64(len(chunk)) {
+				select {
+				case g := <-s.granted:
+					may += g
+				case <-stop:
+					return
+				}
+			}
+			may -= uint64(len(chunk))
+			if _, err := w.Write(chunk); err != nil {
+				return
+			}
+		}
+	})
+	in.c.look()
+	in.c.look()
+	p := make([]byte, 16<<10)
+	most, total := 0, 0
+	for total < 60<<20 {
+		for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(20 * time.Microsecond) {
+			in.mu.Lock()
+			h := 0
+			if in.drain != nil {
+				h = in.drain.held
+				if in.drain.over {
+					in.mu.Unlock()
+					t.Fatalf("after %d bytes the drain is over (no memory is left): %d held of at most %d, %d reserved", total, h, mostWindow, limit-scope.left)
+				}
+			}
+			in.mu.Unlock()
+			if h > 48<<10 {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatal("no drain", total)
+			}
+		}
+		n, err := in.Read(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		total += n
+		in.mu.Lock()
+		most = max(most, in.drain.held)
+		in.mu.Unlock()
+	}
+	scope.Lock()
+	reserved := limit - scope.left
+	scope.Unlock()
+	if reserved > 2*mostWindow {
+		t.Errorf("%d bytes are reserved, at most %d were ever held", reserved, most)
+	}
+	close(stop)
+	r.Close()
+	w.Close()
+	writer.Wait()
+}

@@ -1,0 +1,118 @@
+package rpc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+
+	"github.com/kith-p2p/kith/stream"
+)
+
+// A message half of which had come when its call ended was held by its stream and
+// no longer counted: with many streams a peer got round MaxMemoryUsage.
+func TestRegressionHalfMessageOfAnEndedCallIsCounted(t *testing.T) {
+	const size = 4 << 20
+	c, s, id := pair(t, &ServerConfig{MaxMemoryUsage: size, MaxBlockSize: size}, nil)
+	handleStream(t, s, "/kith-test/st", func(_ context.Context, st *ServerStream) error {
+		_, err := st.Recv()
+		return err
+	})
+	half := func() *stream.Conn {
+		conn := rawStream(t, c.h, id, Protocol)
+		b := appendFrame(nil, kindInvoke, 0, 1, appendInvoke(nil, "/kith-test/st", 200*time.Millisecond, nil))
+		b = append(b, appendHeader(nil, kindMessage, 0, 1, size)...)
+		if _, err := conn.Write(append(b, make([]byte, size-1)...)); err != nil {
+			t.Log(err) // there was no room
+		}
+		return conn
+	}
+	first := half()
+	if f := readFrame(t, first); f.kind != kindError {
+		t.Errorf("%+v", f)
+	}
+	eventually(t, func() string {
+		if n := s.memory.Load(); n < size-1 {
+			return fmt.Sprintf("%d bytes are counted", n)
+		}
+		return ""
+	})
+	_ = half()
+	if n := s.memory.Load(); n > size {
+		t.Errorf("%d bytes are counted, the limit is %d", n, size)
+	}
+	c.h.Close()
+	eventually(t, func() string {
+		if n := s.memory.Load(); n != 0 {
+			return fmt.Sprintf("%d bytes are counted when nobody is there", n)
+		}
+		return ""
+	})
+}
+
+// A goroutine of the handler that was expanding a message when the handler returned
+// gave its memory back once more: what was counted fell below what was held.
+func TestRegressionMemoryGivenBackTwice(t *testing.T) {
+	c, s, id := pair(t, &ServerConfig{EnableCompression: true}, &ClientConfig{EnableCompression: true})
+	body := make([]byte, 8<<20)
+	for i := range body {
+		body[i] = byte(i*7) ^ byte(i>>9)
+	}
+	handleStream(t, s, "/kith-test/st", func(ctx context.Context, st *ServerStream) error {
+		popped, pop := make(chan bool, 1), st.f.popped
+		st.f.mu.Lock()
+		st.f.popped = func(n int) {
+			pop(n)
+			popped <- true
+		}
+		st.f.mu.Unlock()
+		go func() { _, _ = st.Recv() }() // which expands now
+		select {
+		case <-popped:
+		case <-ctx.Done():
+		}
+		return errors.New("enough")
+	})
+	for range 20 {
+		st, err := c.Open(ctxOf(t), &Request{Peer: id, Method: "/kith-test/st"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		st.zstd = true
+		_ = st.Send(body)
+		_, _ = st.Recv()
+		st.Close()
+	}
+	c.Close()
+	eventually(t, func() string {
+		if n, held := s.Stats().Conns, s.memory.Load(); n != 0 || held != 0 {
+			return fmt.Sprintf("%d connections, %d bytes are counted when nobody is there", n, held)
+		}
+		return ""
+	})
+}
+
+// What a peer says while a long request is on its way was read by one goroutine
+// and used by another.
+func TestRegressionHeadersDuringALargeRequest(t *testing.T) {
+	a, b := tcpHosts(t)
+	leave := make(chan bool)
+	b.SetStreamHandler(Protocol, func(s network.Stream) {
+		conn := stream.New(s)
+		defer conn.Close()
+		_, _ = conn.Write(frames(nil).add(kindHeaders, flagAccept, 1, appendHeaders(nil, nil)))
+		<-leave
+	})
+	defer close(leave)
+	c := newClient(t, a, &ClientConfig{EnableCompression: true})
+	for range 10 {
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		if _, err := c.Send(ctx, b.ID(), echoID, make([]byte, 64<<10)); CodeOf(err) != CodeDeadlineExceeded {
+			t.Error(err)
+		}
+		cancel()
+	}
+}
