@@ -1,6 +1,6 @@
 # make check   everything that must hold before a commit, about a minute warm
 # make race    the whole suite under the race detector, the conn tests 100 times
-# make soak    50 simulated nodes for 24 virtual hours, about five minutes
+# make soak    50 simulated nodes for 24 hours, 10,000,000 messages, 1,000,000 calls: about eight minutes
 # make fuzz    every fuzz target for FUZZTIME each (default 30s)
 # make interop real PostgreSQL, nginx, kubo, btcd's tests, CometBFT, network namespaces (Linux, root)
 # make bench   the figures of TESTING.md
@@ -45,6 +45,8 @@ race:
 
 soak:
 	$(GO) test -tags soak -run '^TestSoak$$' -count=1 -timeout 60m -v ./p2p/p2ptest/
+	$(GO) test -run '^TestConservationOverResets$$' -count=1 -timeout 60m -v ./p2p -conserve 10000000
+	KITH_RPC_CALLS=1000000 $(GO) test -run '^TestManyCallsDoNotGrow$$' -count=1 -timeout 60m -v ./rpc
 
 fuzz:
 	.ci/fuzz $(FUZZTIME)

@@ -120,6 +120,7 @@ var accepters = []string{"connmgr", "stream", "tunnel", "cmd/kith"}
 const (
 	maxLines     = 600  // of a source file
 	maxTestLines = 1200 // of a test file
+	maxExample   = 150  // of an example
 )
 
 type pkg struct {
@@ -233,8 +234,11 @@ func TestPackageComments(t *testing.T) {
 
 func checkSize(name string, lines int) string {
 	most := maxLines
-	if strings.HasSuffix(name, "_test.go") {
+	switch {
+	case strings.HasSuffix(name, "_test.go"):
 		most = maxTestLines
+	case strings.HasPrefix(name, "examples/"):
+		most = maxExample
 	}
 	if lines > most {
 		return fmt.Sprintf("%s has %d lines, at most %d: split it by noun", name, lines, most)
@@ -343,6 +347,7 @@ func TestHouseRulesCanFail(t *testing.T) {
 		"a command without a comment": checkDoc(pkg{ImportPath: module + "/cmd/kith", GoFiles: []string{"x.go"}}),
 		"a long file":                 checkSize("x.go", maxLines+1),
 		"a long test":                 checkSize("x_test.go", maxTestLines+1),
+		"a long example":              checkSize("examples/x/main.go", maxExample+1),
 		"an accept loop":              fmt.Sprint(checkSource("daemon/x.go", "package x\nfunc f() { for { l.Accept() } }")),
 		"a skipped test":              fmt.Sprint(checkSource("x_test.go", "package x\nfunc f() { t.Skip() }")),
 	} {
