@@ -3,13 +3,14 @@
 # make soak    50 simulated nodes for 24 hours, 10,000,000 messages, 1,000,000 calls: about eight minutes
 # make fuzz    every fuzz target for FUZZTIME each (default 30s)
 # make interop real PostgreSQL, nginx, kubo, btcd's tests, CometBFT, network namespaces (Linux, root)
+# make interop-long  CometBFT: every bit of the handshake and ten frames, five minutes of pings: 16 to 25 minutes
 # make bench   the figures of TESTING.md
 GO ?= go
 FUZZTIME ?= 30s
 TOOL = $(GO) tool -modfile=tools/go.mod
 MODULES = . interop interop/kubo interop/btcd interop/cometbft interop/libp2p interop/js bench
 
-.PHONY: check fmt vet lint generate generated tidy test race soak fuzz interop bench cross hooks build
+.PHONY: check fmt vet lint generate generated tidy test race soak fuzz interop interop-long bench cross hooks build
 
 check: fmt vet lint test
 
@@ -59,6 +60,9 @@ interop:
 	cd interop/cometbft && $(GO) test -count=1 -timeout 20m ./...
 	cd interop/libp2p && $(GO) test -count=1 -timeout 10m ./...
 	cd interop/js && $(GO) test -count=1 -timeout 10m ./...
+
+interop-long:
+	cd interop/cometbft && KITH_INTEROP_MINUTES=5 KITH_INTEROP_TAMPER=all $(GO) test -count=1 -timeout 60m -v ./...
 
 bench:
 	cd bench && $(GO) run .

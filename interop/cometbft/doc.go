@@ -1,6 +1,7 @@
 // Package cometbft checks kith against real CometBFT nodes, v0.38.17 and v1.0.1,
 // each a process of its own with its kvstore application: the mconn transport,
-// a Router over it, peer exchange, package comet and the command `kith comet`.
+// a Router over it, each of which dials and is dialled, peer exchange, package
+// comet and the command `kith comet`.
 //
 //	go test ./...
 //
@@ -13,8 +14,10 @@
 //
 //	KITH_INTEROP_MINUTES=5      pings for so long, instead of once and its 45 s
 //	KITH_INTEROP_TAMPER=all     every bit of the handshake and of ten frames, both ways,
-//	                            402,016 in all, instead of a sample: ten minutes;
-//	                            with -run Tampering
+//	                            402,016 in all, instead of a sample: ten minutes,
+//	                            before all else
+//
+// Both together need -timeout 60m; make interop-long is that.
 //
 // Every node keeps its state in a directory of its own test, listens on
 // 127.0.0.1 below port 32768, and is stopped and waited for when the test ends; a

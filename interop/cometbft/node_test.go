@@ -203,20 +203,27 @@ func (n *node) ask(path string, result any) error {
 // address is where and who the node is, as in persistent_peers.
 func (n *node) address() string { return fmt.Sprintf("%s@127.0.0.1:%d", n.id, n.endpoint.Port) }
 
-// peers are the IDs and monikers of the node's peers.
-func (n *node) peers() (map[p2p.NodeID]string, error) {
+// listed is what a node says of a peer.
+type listed struct {
+	moniker  string
+	outbound bool // the node dialled it
+}
+
+// peers are the node's peers.
+func (n *node) peers() (map[p2p.NodeID]listed, error) {
 	var info struct {
 		Peers []struct {
 			NodeInfo struct {
 				ID      p2p.NodeID `json:"id"`
 				Moniker string     `json:"moniker"`
 			} `json:"node_info"`
+			Outbound bool `json:"is_outbound"`
 		} `json:"peers"`
 	}
 	err := n.ask("/net_info", &info)
-	peers := make(map[p2p.NodeID]string)
+	peers := make(map[p2p.NodeID]listed)
 	for _, p := range info.Peers {
-		peers[p.NodeInfo.ID] = p.NodeInfo.Moniker
+		peers[p.NodeInfo.ID] = listed{p.NodeInfo.Moniker, p.Outbound}
 	}
 	return peers, err
 }

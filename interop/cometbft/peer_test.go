@@ -7,17 +7,16 @@ import (
 	"slices"
 	"strings"
 	"testing"
-
-	"github.com/kith-p2p/kith/p2p"
 )
 
-// Everything one node answers: who it is, addresses, ten blocks, a transaction.
+// Everything one node answers, whoever dialled: who it is and how high its chain,
+// addresses, ten blocks, a transaction.
 func TestNode(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, n *node, dial func(p2p.NodeInfo, p2p.PrivKey) session) {
+	each(t, 4, func(t *testing.T, n *node, meet meet) {
 		t.Run("node info", func(t *testing.T) {
-			key := newKey(t)
-			s := dial(ourInfo(n, key, pexChannel, blockChannel), key)
+			t.Parallel()
+			s := meet(t, pexChannel, blockChannel)
 			info := s.Info()
 			if info.Network != n.network || info.ProtocolVersion.Block != 11 || info.Moniker == "" || info.Version == "" || !slices.Contains(info.Channels, blockChannel) {
 				t.Errorf("%+v", info)
@@ -31,15 +30,27 @@ func TestNode(t *testing.T) {
 				if err != nil {
 					return err
 				}
-				if peers[key.Public().NodeID()] == "kith" {
+				if peers[s.us] == (listed{"kith", s.accepted}) {
 					return nil
 				}
 				return fmt.Errorf("it lists %v", peers)
 			})
+			// The node says how high its chain is, unasked.
+			next(t, s, blockChannel, func(m []byte) bool {
+				status, err := get(m, 5)
+				if err != nil {
+					t.Fatal(err)
+				}
+				height, err := get(status.bytes, 1)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return height.value >= 1
+			})
 		})
 		t.Run("addresses", func(t *testing.T) {
-			key := newKey(t)
-			s := dial(ourInfo(n, key, pexChannel), key)
+			t.Parallel()
+			s := meet(t, pexChannel)
 			if err := s.Send(pexChannel, message(1, nil)); err != nil {
 				t.Fatal(err)
 			}
@@ -51,10 +62,13 @@ func TestNode(t *testing.T) {
 				return len(all) == 1 && all[0].number == 2
 			})
 		})
-		t.Run("blocks", func(t *testing.T) { fetchBlocks(t, n, dial) })
+		t.Run("blocks", func(t *testing.T) {
+			t.Parallel()
+			fetchBlocks(t, n, meet)
+		})
 		t.Run("transaction", func(t *testing.T) {
-			key := newKey(t)
-			s := dial(ourInfo(n, key, mempoolChannel), key)
+			t.Parallel()
+			s := meet(t, mempoolChannel)
 			name, value := fmt.Sprintf("kith%d", rand.Uint32()), "hello"
 			if err := s.Send(mempoolChannel, message(1, message(1, []byte(name+"="+value)))); err != nil {
 				t.Fatal(err)
@@ -71,11 +85,10 @@ func TestNode(t *testing.T) {
 
 // fetchBlocks asks for ten blocks and compares heights and hashes with the
 // node's RPC, and asks for one that is not there.
-func fetchBlocks(t *testing.T, n *node, dial func(p2p.NodeInfo, p2p.PrivKey) session) {
+func fetchBlocks(t *testing.T, n *node, meet meet) {
 	const count = 10
+	s := meet(t, blockChannel)
 	n.waitHeight(t, count)
-	key := newKey(t)
-	s := dial(ourInfo(n, key, blockChannel), key)
 	for height := uint64(1); height <= count; height++ {
 		if err := s.Send(blockChannel, message(1, varint(1, height))); err != nil {
 			t.Fatal(err)

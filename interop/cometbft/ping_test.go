@@ -7,14 +7,12 @@ import (
 	"strconv"
 	"testing"
 	"time"
-
-	"github.com/kith-p2p/kith/p2p"
 )
 
-// A node that pings is answered, and answers: it would close 45 s after its first
-// ping otherwise, which it sends after a minute. Ours come every 5 s, and a
-// missing answer closes, too. KITH_INTEROP_MINUTES is how long this goes on, at
-// least 2; by default it is until the node's 45 s are over.
+// A node that pings is answered, and answers, whoever dialled: it would close 45 s
+// after its first ping otherwise, which it sends after a minute. Ours come every
+// 5 s, and a missing answer closes, too. KITH_INTEROP_MINUTES is how long this goes
+// on, at least 2; by default it is until the node's 45 s are over.
 func TestPings(t *testing.T) {
 	t.Parallel()
 	period := 108 * time.Second
@@ -25,9 +23,8 @@ func TestPings(t *testing.T) {
 		}
 		period = time.Duration(minutes) * time.Minute
 	}
-	each(t, func(t *testing.T, n *node, dial func(p2p.NodeInfo, p2p.PrivKey) session) {
-		key := newKey(t)
-		s := dial(ourInfo(n, key, pexChannel, blockChannel), key)
+	each(t, 1, func(t *testing.T, n *node, meet meet) {
+		s := meet(t, pexChannel, blockChannel)
 		end := time.AfterFunc(period, s.Close)
 		defer end.Stop()
 		start := time.Now()

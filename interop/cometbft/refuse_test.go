@@ -123,7 +123,7 @@ func TestRefusals(t *testing.T) {
 			})
 			t.Run("a channel it does not have", func(t *testing.T) {
 				key := newKey(t)
-				s, err := dialConnection(t.Context(), n, ourInfo(n, key, blockChannel), key)
+				s, err := dialConnection(t.Context(), n, ourInfo(n, key, blockChannel, 0x77), key)
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -102,14 +102,11 @@ func (r *router) runPEX(t *testing.T) {
 	})
 }
 
-// stats are the counts of the first connection that was made.
-func (r *router) stats() mconn.Stats {
+// newest is the connection that was made last.
+func (r *router) newest() *mconn.Connection {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if len(r.conns) == 0 {
-		return mconn.Stats{}
-	}
-	return r.conns[0].Stats()
+	return r.conns[len(r.conns)-1]
 }
 
 // watched is a transport that notes its connections: a Router keeps them to
@@ -165,6 +162,7 @@ func (f *faults) Handle(_ context.Context, r slog.Record) error {
 // routed is a session over a Router that has one peer.
 type routed struct {
 	*router
+	conn   *mconn.Connection // for its counts
 	info   p2p.NodeInfo
 	in     chan received
 	closed chan struct{} // the peer is gone, or Close was called
@@ -184,10 +182,6 @@ func dialRouter(ctx context.Context, n *node, info p2p.NodeInfo, key p2p.PrivKey
 	if err != nil {
 		return nil, err
 	}
-	updates := r.pm.Subscribe()
-	if err := r.Start(); err != nil {
-		return nil, err
-	}
 	a, err := p2p.ParseNodeAddress("mconn://" + n.address())
 	if err == nil {
 		_, err = r.pm.Add(a)
@@ -196,14 +190,45 @@ func dialRouter(ctx context.Context, n *node, info p2p.NodeInfo, key p2p.PrivKey
 		r.close()
 		return nil, err
 	}
+	return r.meet(ctx, n, r.faults.seen)
+}
+
+// acceptRouter waits for the node to dial a Router. What the node gave up before
+// the Router started fails there, and the node dials again.
+func acceptRouter(ctx context.Context, n *node, transport *mconn.Transport, info p2p.NodeInfo, key p2p.PrivKey) (session, error) {
+	r, err := newRouter(routerSetup{info: info, key: key, transport: transport})
+	if err != nil {
+		return nil, err
+	}
+	s, err := r.meet(ctx, n, nil)
+	if err != nil {
+		return nil, err
+	}
+	if peers := r.Router.Stats().Peers; len(peers) != 1 || peers[0].ID != n.id || peers[0].Direction.String() != "inbound" {
+		s.Close()
+		return nil, fmt.Errorf("want one peer, %s, inbound: %+v", n.id, peers)
+	}
+	return s, nil
+}
+
+// meet starts a router whose first peer has to be the node, and makes a session
+// of that; the first of the faults ends it. On error the router is closed.
+func (r *router) meet(ctx context.Context, n *node, faults <-chan error) (session, error) {
+	updates := r.pm.Subscribe()
 	s := &routed{router: r, in: make(chan received, 64), closed: make(chan struct{})}
 	s.end = sync.OnceFunc(func() { close(s.closed) })
+	if err := r.Start(); err != nil {
+		updates.Close()
+		r.close()
+		return nil, err
+	}
+	var err error
 	select {
 	case u := <-updates.Updates():
 		if u.Status != p2p.PeerStatusUp || u.NodeID != n.id {
 			err = fmt.Errorf("%+v", u)
 		}
-	case err = <-r.faults.seen:
+	case err = <-faults:
 	case <-ctx.Done():
 		err = ctx.Err()
 	}
@@ -212,6 +237,7 @@ func dialRouter(ctx context.Context, n *node, info p2p.NodeInfo, key p2p.PrivKey
 		r.close()
 		return nil, err
 	}
+	s.conn = r.newest()
 	for _, p := range r.Router.Stats().Peers {
 		s.info = p.Info
 	}
@@ -237,7 +263,7 @@ func dialRouter(ctx context.Context, n *node, info p2p.NodeInfo, key p2p.PrivKey
 
 func (s *routed) receive(id p2p.ChannelID, c *raw) {
 	for in, err := range c.Receive(context.Background()) {
-		if err != nil {
+		if err != nil || in.From != s.info.NodeID {
 			return
 		}
 		select {
@@ -268,7 +294,7 @@ func (s *routed) Receive() (p2p.ChannelID, []byte, error) {
 }
 
 func (s *routed) Info() p2p.NodeInfo { return s.info }
-func (s *routed) Stats() mconn.Stats { return s.router.stats() }
+func (s *routed) Stats() mconn.Stats { return s.conn.Stats() }
 func (s *routed) Close() {
 	s.end()
 	s.router.close()

@@ -3,7 +3,9 @@ package cometbft
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -29,10 +31,31 @@ type session interface {
 	Close()
 }
 
-// dialers are the ways to make one. Each test runs over all of them.
-var dialers = map[string]dialer{"connection": dialConnection, "router": dialRouter}
+// ways are the ways to make one: we dial the node, or it dials us, because it was
+// told to (persistent_peers). Each test runs over all of them.
+var ways = []way{
+	{"connection", dialConnection, nil},
+	{"router", dialRouter, nil},
+	{"accepted connection", nil, acceptConnection},
+	{"accepted router", nil, acceptRouter},
+}
 
-type dialer func(context.Context, *node, p2p.NodeInfo, p2p.PrivKey) (session, error)
+// A way has one of its functions.
+type way struct {
+	name   string
+	dial   func(context.Context, *node, p2p.NodeInfo, p2p.PrivKey) (session, error)
+	accept func(context.Context, *node, *mconn.Transport, p2p.NodeInfo, p2p.PrivKey) (session, error)
+}
+
+// A meeting is a session, who we are in it and whether the node dialled us.
+type meeting struct {
+	session
+	us       p2p.NodeID
+	accepted bool
+}
+
+// meet makes a session with the channels for a test, and ends it with that.
+type meet func(t *testing.T, channels ...p2p.ChannelID) meeting
 
 // We ping much more often than a CometBFT node does, which has its minute built in.
 const (
@@ -62,6 +85,26 @@ func dialConnection(ctx context.Context, n *node, info p2p.NodeInfo, key p2p.Pri
 		return nil, err
 	}
 	return shake(ctx, c, n.id, info, key)
+}
+
+// acceptConnection waits for the node to dial a transport. Dials that the node gave
+// up before anybody accepted come first: they fail, and it dials again.
+func acceptConnection(ctx context.Context, n *node, transport *mconn.Transport, info p2p.NodeInfo, key p2p.PrivKey) (session, error) {
+	defer transport.Close()
+	defer context.AfterFunc(ctx, func() { transport.Close() })()
+	var last error
+	for {
+		c, err := transport.Accept()
+		if err != nil {
+			return nil, fmt.Errorf("%w, after %w", err, errors.Join(context.Cause(ctx), last))
+		}
+		s, err := shake(ctx, c, n.id, info, key)
+		if err == nil {
+			return s, nil
+		}
+		c.Close()
+		last = err
+	}
 }
 
 // shake makes a session of a connection and checks who is at the other end.
@@ -114,26 +157,56 @@ func ourInfo(n *node, key p2p.PrivKey, channels ...p2p.ChannelID) p2p.NodeInfo {
 	}
 }
 
-// each runs a test over both releases and all dialers. A node is shared by the
-// tests of one call.
-func each(t *testing.T, test func(t *testing.T, n *node, dial func(p2p.NodeInfo, p2p.PrivKey) session)) {
+// each runs a test over both releases and all ways. A node is shared by the
+// tests of one call; each of them may meet it so many times.
+func each(t *testing.T, meetings int, test func(t *testing.T, n *node, meet meet)) {
 	for _, r := range releases {
 		t.Run(r.name, func(t *testing.T) {
 			t.Parallel()
-			n := startNode(t, r, setup{})
-			for name, dial := range dialers {
-				t.Run(name, func(t *testing.T) {
+			// Where the node finds us has to be known before it starts.
+			type place struct {
+				key       p2p.PrivKey
+				transport *mconn.Transport
+			}
+			places := make(map[string]chan place)
+			var all []string
+			for _, w := range ways {
+				places[w.name] = make(chan place, meetings)
+				for range meetings {
+					p := place{key: newKey(t)}
+					if w.accept != nil {
+						p.transport = listen(t)
+						all = append(all, at(p.key, p.transport))
+					}
+					places[w.name] <- p
+				}
+			}
+			n := startNode(t, r, setup{flags: []string{"--p2p.persistent_peers", strings.Join(all, ",")}})
+			for _, w := range ways {
+				t.Run(w.name, func(t *testing.T) {
 					t.Parallel()
-					test(t, n, func(info p2p.NodeInfo, key p2p.PrivKey) session {
+					test(t, n, func(t *testing.T, channels ...p2p.ChannelID) meeting {
 						t.Helper()
 						ctx, cancel := context.WithTimeout(t.Context(), patience)
 						defer cancel()
-						s, err := dial(ctx, n, info, key)
+						var p place
+						select {
+						case p = <-places[w.name]:
+						default:
+							t.Fatalf("the test meets the node more than %d times", meetings)
+						}
+						var s session
+						var err error
+						if info := ourInfo(n, p.key, channels...); w.accept != nil {
+							s, err = w.accept(ctx, n, p.transport, info, p.key)
+						} else {
+							s, err = w.dial(ctx, n, info, p.key)
+						}
 						if err != nil {
 							t.Fatal(err)
 						}
 						t.Cleanup(s.Close)
-						return s
+						return meeting{s, p.key.Public().NodeID(), w.accept != nil}
 					})
 				})
 			}
