@@ -1,8 +1,12 @@
 package addrbook
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"math"
+	"os"
+	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
@@ -231,5 +235,50 @@ func TestRegressionAPeersOwnWordHidHowItWasFound(t *testing.T) {
 			b = open(t, store, Options{})
 		}
 		b.Close()
+	}
+}
+
+// A store that was cut to nothing, or whose restoring was killed halfway, was
+// taken for a new one without a word, and its good copy was replaced at once.
+func TestRegressionLostStoreTakenForANewOne(t *testing.T) {
+	for name, harm := range map[string]func(path string) error{
+		"is empty":   func(path string) error { return os.Truncate(path, 0) },
+		"is missing": func(path string) error { return os.Rename(path, path+".damaged-20260101T000000.000000000") },
+	} {
+		path := filepath.Join(t.TempDir(), "book.db")
+		s := openFile(t, path)
+		b := open(t, s, Options{})
+		for n := range 20 {
+			if err := b.Ban(id(n), 0, "spam"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := errors.Join(b.Close(), s.s.Backup(), s.Close(), harm(path)); err != nil {
+			t.Fatal(err)
+		}
+		old := time.Now().Add(-2 * copyEvery) // so that a copy is due
+		if err := os.Chtimes(path+".backup", old, old); err != nil {
+			t.Fatal(err)
+		}
+		good, err := os.ReadFile(path + ".backup")
+		if err != nil {
+			t.Fatal(err)
+		}
+		s = openFile(t, path)
+		b = open(t, s, Options{})
+		if n := len(b.Bans()); n != 20 {
+			t.Errorf("%s: %d bans", name, n)
+		}
+		if said := strings.Join(b.Notices(), "\n"); !strings.Contains(said, name) || !strings.Contains(said, "took its place") || !strings.Contains(said, "to start afresh") {
+			t.Errorf("%s: %q", name, said)
+		}
+		if now, err := os.ReadFile(path + ".backup"); err != nil || !bytes.Equal(now, good) {
+			t.Errorf("%s: the copy was replaced: %v", name, err)
+		}
+		b.Close()
+		s.Close()
+		if _, notices := dump(t, openFile(t, path)); len(notices) != 0 {
+			t.Errorf("%s: said twice: %q", name, notices)
+		}
 	}
 }

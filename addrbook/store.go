@@ -102,7 +102,9 @@ const copyEvery = 24 * time.Hour
 // OpenStore opens or creates the store in the file at path, whose directory
 // must exist. It locks the file: a second process gets an error that names the
 // first. Beside the file stand PATH.backup, its copy of at most a day ago, and
-// PATH.damaged-TIME when one had to be set aside; Load says so.
+// PATH.damaged-TIME when one had to be set aside; Load says so. A file that is
+// missing or empty while one of these is there is restored: to start afresh,
+// remove all of them.
 func OpenStore(path string) (*FileStore, error) {
 	s, err := state.OpenFile(path)
 	if err != nil {

@@ -6,8 +6,10 @@
 // fatal. The structure of the file is checked before it is used, and each
 // table is counted, so that rows which damage made invisible are missed. A
 // broken file is kept aside under another name, never deleted, and the last
-// good copy (taken once a day) takes its place; Report says what happened. The
-// open file is also the lock of the home: two nodes cannot share one.
+// good copy (taken once a day) takes its place; Report says what happened. A
+// file that is missing or empty beside a copy, or beside one that was set
+// aside, is broken: who wants to start afresh removes all of them. The open
+// file is also the lock of the home: two nodes cannot share one.
 package state
 
 import (
@@ -21,7 +23,6 @@ import (
 	"runtime/debug"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -32,6 +33,9 @@ import (
 const (
 	fileName  = "state.db"
 	backupEnd = ".backup"
+	asideMid  = ".damaged-"
+	newEnd    = ".new"
+	noteEnd   = ".report"
 	pidName   = "node.pid"
 
 	// Version is the layout this program writes. Files of older versions are
@@ -40,6 +44,7 @@ const (
 
 	backupEvery = 24 * time.Hour
 	lockWait    = 200 * time.Millisecond
+	restoreWait = 3 * time.Second
 )
 
 var (
@@ -48,6 +53,8 @@ var (
 	versionKey    = []byte("version")
 	castagnoli    = crc32.MakeTable(crc32.Castagnoli)
 	errBadVersion = errors.New("the version row is missing or damaged")
+	errMissing    = errors.New("it is missing")
+	errEmpty      = errors.New("it is empty")
 )
 
 // Errors a caller can decide on.
@@ -67,6 +74,8 @@ var (
 type State struct {
 	dir, file, pid string
 	report         []string
+	restored       bool              // by this start
+	step           func(done string) // for tests: called after each step that a kill can follow
 
 	mu     sync.RWMutex // guards the fields below; never held over a transaction's caller code
 	db     *bolt.DB
@@ -75,7 +84,8 @@ type State struct {
 }
 
 // Open opens or creates the state file in dir, which must exist. It blocks at
-// most a fraction of a second for the lock, then returns an error that wraps
+// most a fraction of a second for the lock (some seconds, if another process is
+// restoring a file there), then returns an error that wraps
 // ErrLocked and names the process that holds it.
 func Open(dir string) (*State, error) {
 	return (&State{dir: dir, file: fileName, pid: pidName}).start()
@@ -90,21 +100,32 @@ func OpenFile(path string) (*State, error) {
 
 func (s *State) start() (*State, error) {
 	db, err := s.open()
-	if err != nil && !errors.Is(err, ErrLocked) && !errors.Is(err, ErrNewer) && isDamage(err) {
-		db, err = s.restore(err)
+	if err != nil && isDamage(err) {
+		db, err = s.restore()
 	}
 	if err != nil {
 		return nil, err
 	}
 	s.db = db
+	s.recall()
 	// Neither of these is worth a node that does not start, on a full disk say.
 	_ = os.WriteFile(s.path(s.pid), []byte(strconv.Itoa(os.Getpid())), 0o600) // for ErrLocked's text only
-	if s.backupDue() {
+	// What had to be repaired may be less than what the copy holds.
+	if len(s.report) == 0 && s.backupDue() {
 		if err := s.Backup(); err != nil {
 			s.report = append(s.report, fmt.Sprintf("the daily copy of the state file could not be made (%v); see to it that %s has free space", err, s.dir))
 		}
 	}
+	for _, left := range []string{newEnd, noteEnd + newEnd, noteEnd} {
+		os.Remove(s.path(s.file + left))
+	}
 	return s, nil
+}
+
+func (s *State) did(what string) {
+	if s.step != nil {
+		s.step(what)
+	}
 }
 
 // Report lists what Open had to repair or could not do, one sentence each;
@@ -131,41 +152,20 @@ func (s *State) Close() error {
 	return db.Close()
 }
 
-// Backup writes a copy beside the file and replaces the previous copy with it.
-// It blocks for one pass over the file.
-func (s *State) Backup() error {
-	tmp := s.path(s.file + backupEnd + ".new")
-	defer os.Remove(tmp)
-	err := s.transact(false, func(tx *bolt.Tx) error {
-		f, err := os.OpenFile(tmp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
-		if err != nil {
-			return err
-		}
-		if _, err := tx.WriteTo(f); err != nil {
-			return errors.Join(err, f.Close())
-		}
-		return errors.Join(f.Sync(), f.Close())
-	})
-	if err == nil {
-		err = os.Rename(tmp, s.path(s.file+backupEnd))
-	}
-	if err != nil {
-		return fmt.Errorf("state: cannot back up: %w", err)
-	}
-	return nil
-}
-
 func (s *State) path(name string) string { return filepath.Join(s.dir, name) }
 
-func (s *State) backupDue() bool {
-	fi, err := os.Stat(s.path(s.file + backupEnd))
-	return err != nil || time.Since(fi.ModTime()) >= backupEvery
-}
-
-// open checks the file, opens it and brings it to this program's layout.
+// open checks the file, opens it and brings it to this program's layout. It
+// creates the file if it is new.
 func (s *State) open() (*bolt.DB, error) {
+	isNew, err := s.isNew()
+	if err != nil {
+		return nil, err
+	}
+	if isNew {
+		return s.finish(nil)
+	}
 	var found *findings
-	err := s.locked(true, func(*bolt.DB) error {
+	err = s.locked(true, func(*bolt.DB) error {
 		data, err := os.ReadFile(s.path(s.file))
 		if err == nil {
 			found, err = check(data)
@@ -175,10 +175,20 @@ func (s *State) open() (*bolt.DB, error) {
 	if err != nil {
 		return nil, err
 	}
+	return s.finish(found)
+}
+
+// finish opens the file for use after it was checked; nil: it is to be created.
+func (s *State) finish(found *findings) (*bolt.DB, error) {
 	var db *bolt.DB
-	err = s.locked(false, func(opened *bolt.DB) error {
+	err := s.locked(false, func(opened *bolt.DB) error {
 		db = opened
-		return s.prepare(db, found)
+		s.did("opened")
+		err := s.prepare(db, found)
+		if err == nil && found == nil {
+			err = syncDir(s.dir) // its name is there to stay
+		}
+		return err
 	})
 	if err != nil {
 		if db != nil {
@@ -186,17 +196,14 @@ func (s *State) open() (*bolt.DB, error) {
 		}
 		return nil, err
 	}
+	s.did("prepared")
 	return db, nil
 }
 
 // locked runs fn with the file opened and locked: shared, only to be looked
-// at, and closed after; or for us alone, and left open. A file that is not
-// there, or empty, has nothing to look at.
+// at, and closed after; or for us alone, and left open.
 func (s *State) locked(look bool, fn func(*bolt.DB) error) error {
 	path := s.path(s.file)
-	if fi, err := os.Stat(path); look && (errors.Is(err, os.ErrNotExist) || err == nil && fi.Size() == 0) {
-		return nil
-	}
 	var db *bolt.DB
 	err := guard(func() (err error) {
 		db, err = bolt.Open(path, 0o600, &bolt.Options{Timeout: lockWait, FreelistType: bolt.FreelistMapType, ReadOnly: look, NoStatistics: true,
@@ -233,13 +240,13 @@ func (s *State) prepare(db *bolt.DB, found *findings) error {
 		found = &findings{undated: true}
 	}
 	if found.badHead {
-		s.report = append(s.report, fmt.Sprintf("one of the two heads of %s was damaged and the other is used: the last change before the damage may be missing", s.path(s.file)))
+		s.tell("one of the two heads of %s was damaged and the other is used: the last change before the damage may be missing", s.path(s.file))
 	}
 	stale := found.undated || found.badCheck
 	for _, name := range slices.Sorted(maps.Keys(found.tables)) {
 		if n := len(found.tables[name].damaged); n > 0 {
 			stale = true
-			s.report = append(s.report, fmt.Sprintf("%d of %d rows of the table %q in %s were damaged and are set aside", n, found.tables[name].rows.count, name, s.path(s.file)))
+			s.tell("%d of %d rows of the table %q in %s were damaged and are set aside", n, found.tables[name].rows.count, name, s.path(s.file))
 		}
 	}
 	current := false
@@ -250,12 +257,13 @@ func (s *State) prepare(db *bolt.DB, found *findings) error {
 		return err
 	}
 	return db.Update(func(tx *bolt.Tx) error {
+		s.did("said")
 		meta, err := tx.CreateBucketIfNotExists(metaBucket)
 		if err == nil {
 			err = meta.Put(versionKey, seal(versionKey, []byte{Version}))
 		}
 		if err == nil && found.badCheck {
-			s.report = append(s.report, "the count of rows was damaged and is made anew")
+			s.tell("the count of rows was damaged and is made anew")
 			err = tx.DeleteBucket(digestBucket)
 		}
 		if err == nil {
@@ -315,59 +323,6 @@ func version(tx *bolt.Tx) (current bool, err error) {
 		return false, fmt.Errorf("%w (layout %d, this program knows %d): install the newer kith, or use another --home", ErrNewer, v[0], Version)
 	}
 	return v[0] == Version, nil
-}
-
-// restore keeps the damaged file aside and opens the last good copy, or a new
-// file when there is none.
-func (s *State) restore(cause error) (*bolt.DB, error) {
-	aside := s.path(fmt.Sprintf("%s.damaged-%s", s.file, time.Now().UTC().Format("20060102T150405.000000000")))
-	if err := os.Rename(s.path(s.file), aside); err != nil {
-		return nil, errors.Join(cause, err)
-	}
-	s.report = append(s.report, fmt.Sprintf("the state file was damaged (%v) and is kept as %s", cause, aside))
-	data, err := os.ReadFile(s.path(s.file + backupEnd))
-	switch {
-	case errors.Is(err, os.ErrNotExist):
-		s.report = append(s.report, "there was no copy of it: starting with an empty one")
-		return s.open()
-	case err != nil:
-		return nil, errors.Join(cause, err)
-	}
-	if err := os.WriteFile(s.path(s.file), data, 0o600); err != nil {
-		return nil, errors.Join(cause, err)
-	}
-	db, err := s.open()
-	if err != nil {
-		if !isDamage(err) {
-			return nil, err
-		}
-		os.Rename(s.path(s.file+backupEnd), aside+".backup")
-		if err := os.Remove(s.path(s.file)); err != nil {
-			return nil, err
-		}
-		s.report = append(s.report, "the copy of it was damaged too: starting with an empty one")
-		return s.open()
-	}
-	age := "of an unknown time"
-	if fi, err := os.Stat(s.path(s.file + backupEnd)); err == nil {
-		age = "of " + fi.ModTime().UTC().Format(time.RFC3339)
-	}
-	s.report = append(s.report, "the copy "+age+" took its place: what was saved after that is missing")
-	return db, nil
-}
-
-// isDamage tells a broken file from a full disk, a missing directory or a
-// refused permission.
-func isDamage(err error) bool {
-	if pe := (*os.PathError)(nil); errors.As(err, &pe) {
-		return false
-	}
-	for _, e := range []error{bolterr.ErrInvalid, bolterr.ErrChecksum, bolterr.ErrVersionMismatch, errFault, errBadVersion, errStructure} {
-		if errors.Is(err, e) {
-			return true
-		}
-	}
-	return strings.Contains(err.Error(), "file size too small") // bbolt has no sentinel for this one
 }
 
 var errFault = errors.New("a page of the file cannot be read")
