@@ -98,7 +98,7 @@ func (e Endpoint) NodeAddress(id identity.NodeID) NodeAddress {
 	if e.Path == string(id) {
 		a.Path = ""
 	}
-	if e.Protocol == Libp2p && !strings.HasPrefix(e.Path, "/p2p/") {
+	if e.Protocol == Libp2p && !strings.HasPrefix(e.Path, "/p2p/") && checkText(e.Path) == nil {
 		if m, err := parseMultiaddr(e.Path); err == nil {
 			if host, port, path, err := splitMultiaddr(m); err == nil {
 				a.Hostname, a.Port, a.Path = host, port, path

@@ -15,6 +15,10 @@ const MaxLength = 4096
 // Base58 takes quadratic time: one "peer ID" of MaxLength costs 60 ms.
 const maxPart = 253
 
+// maxParts is how many parts between slashes a multiaddr has at most. The longest that can be dialled, of a relay behind
+// WebTransport with 10 certificate hashes (two are usual), has 31. Each costs the multiaddr library far more memory than its bytes.
+const maxParts = 32
+
 // maxPath leaves room in MaxLength for the longest protocol, ID, host and port.
 const maxPath = 3072
 

@@ -24,7 +24,11 @@ func Parse(s string) (NodeAddress, error) {
 	if err != nil {
 		return NodeAddress{}, parseError(s, err)
 	}
-	return FromMultiaddr(m)
+	a, err := fromMultiaddr(m)
+	if err != nil {
+		return NodeAddress{}, parseError(s, err)
+	}
+	return a, nil
 }
 
 // ParseNodeAddress reads a URL, or CometBFT's id@host:port, which is mconn. It normalises and validates; what was
@@ -156,14 +160,21 @@ func decodePeerID(s string) (peer.ID, error) {
 // *ParseError: ErrPeerIDRequired without an ID at the end, identity.ErrNoPublicKey when it is only a hash (Qm...), and
 // *UnsupportedError for what cannot be dialled.
 func FromMultiaddr(m ma.Multiaddr) (NodeAddress, error) {
+	if len(m) > maxParts {
+		return NodeAddress{}, parseError("/"+m[0].Protocol().Name, fmt.Errorf("multiaddr: it has %d components, at most %d are allowed", len(m), maxParts))
+	}
 	for i := range m {
 		if n := len(m[i].RawValue()); n > maxPart { // before printing it, which takes quadratic time for a peer ID
 			return NodeAddress{}, parseError("/"+m[i].Protocol().Name, fmt.Errorf("its value has %d bytes, at most %d are allowed", n, maxPart))
 		}
 	}
+	text := m.String()
+	if err := checkText(text); err != nil {
+		return NodeAddress{}, parseError(text, err)
+	}
 	a, err := fromMultiaddr(m)
 	if err != nil {
-		return NodeAddress{}, parseError(m.String(), err)
+		return NodeAddress{}, parseError(text, err)
 	}
 	return a, nil
 }
@@ -186,11 +197,8 @@ func fromMultiaddr(m ma.Multiaddr) (a NodeAddress, err error) {
 	return a.canonical()
 }
 
-// splitMultiaddr takes host and port out of m; the path is what remains.
+// splitMultiaddr takes host and port out of m, whose text has been checked; the path is what remains.
 func splitMultiaddr(m ma.Multiaddr) (host string, port uint16, path string, err error) {
-	if err := checkText(m.String()); err != nil {
-		return "", 0, "", err
-	}
 	head := m[0]
 	switch head.Code() {
 	case ma.P_IP4, ma.P_IP6, ma.P_DNS:

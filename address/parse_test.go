@@ -325,51 +325,106 @@ func addSeeds(f *testing.F) {
 	}
 }
 
-// bounded fails when work on s allocates more than some multiple of what a longest input may need.
-func bounded(t *testing.T, s string, work func()) {
+// bounded fails when work on an input of n bytes allocates more than 4 times that and 64 KiB.
+func bounded(t testing.TB, n int, work func()) {
 	t.Helper()
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
 	work()
 	runtime.ReadMemStats(&after)
-	if n := after.TotalAlloc - before.TotalAlloc; n > 16<<20 {
-		t.Fatalf("%d bytes allocated for an input of %d", n, len(s))
+	if got, most := after.TotalAlloc-before.TotalAlloc, uint64(4*n+64<<10); got > most {
+		t.Fatalf("%d bytes allocated for an input of %d, at most %d are allowed", got, n, most)
+	}
+}
+
+// Regression: 2,040 bytes of /udp/1/udp/1... cost 172,016 bytes of memory. No repetition of parts, short or long, may
+// cost more than 4 times the input and 64 KiB, in any function that parses.
+func TestRegressionManyPartsCostLittle(t *testing.T) {
+	parsers := map[string]func(string){
+		"Parse":            func(s string) { _, _ = Parse(s) },
+		"ParseNodeAddress": func(s string) { _, _ = ParseNodeAddress(s) },
+		"ParsePeer":        func(s string) { _, _, _ = ParsePeer(s) },
+		"TargetMultiaddr":  func(s string) { _, _ = TargetMultiaddr(s) },
+	}
+	long := strings.Repeat("a", 63)
+	long += "." + long + "." + long
+	for _, front := range []string{"", "libp2p://<a>@h:4001", "libp2p://<A>@1.2.3.4:4001", "libp2p:<A>", "mconn://<a>@h:1", "/ip4/1.2.3.4", "/dns/h", "/ip4/1.2.3.4/udp/1/quic-v1/webtransport", "libp2p://<a>@h:1/udp/quic-v1/webtransport"} {
+		for _, part := range []string{"/", "/a", "/tcp/1", "/udp/1", "/tcp", "/tcp/1/ws", "/ws", "/http", "/quic-v1", "/p2p-circuit", "/p2p/<A>", "/p2p/" + strings.Repeat("1", maxPart), "/p2p/" + strings.Repeat("z", maxPart),
+			"/dns/a", "/dns4/" + long, "/sni/" + long, "/ip4/1.1.1.1", "/ip6/::1", "/certhash/<HASH>", "/certhash/u" + strings.Repeat("A", maxPart-1), "/http-path/" + strings.Repeat("%41", 80), "/unix/x"} {
+			for _, end := range []string{"", "/p2p/<A>"} {
+				f, p, e := expand(front), expand(part), expand(end)
+				for _, n := range []int{200, 400, 800, 1500, 2040, maxPath, MaxLength, 2 * MaxLength} {
+					s := f + strings.Repeat(p, max(0, n-len(f)-len(e))/len(p)) + e
+					for name, parse := range parsers {
+						t.Run("", func(t *testing.T) {
+							defer func() {
+								if t.Failed() {
+									t.Logf("%s of %d bytes: %s and %s... and %s", name, len(s), front, part, end)
+								}
+							}()
+							bounded(t, len(s), func() { parse(s) })
+						})
+					}
+				}
+			}
+		}
+	}
+}
+
+// A multiaddr of too many parts is refused with a clear word, the longest of use is not.
+func TestParts(t *testing.T) {
+	front := "/ip4/1.2.3.4/udp/1/quic-v1/webtransport"
+	for hashes, fault := range map[int]string{10: "", 100: "at most 32 are allowed"} {
+		in := expand(front + strings.Repeat("/certhash/<HASH>", hashes) + "/p2p/<R>/p2p-circuit/p2p/<A>")
+		if len(in) > MaxLength {
+			in = expand(front + strings.Repeat("/tcp/1", hashes) + "/p2p/<A>")
+		}
+		_, err := Parse(in)
+		var pe *ParseError
+		if fault == "" && err != nil || fault != "" && (!errors.As(err, &pe) || !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), fault)) {
+			t.Errorf("%d: %v, want %q", hashes, err, fault)
+		}
+	}
+	many := mustMultiaddr(t, strings.Repeat("/tcp/1", maxParts+1))
+	if _, err := FromMultiaddr(many); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "at most 32 are allowed") {
+		t.Errorf("FromMultiaddr: %v", err)
 	}
 }
 
 func FuzzParse(f *testing.F) {
 	addSeeds(f)
 	f.Fuzz(func(t *testing.T, s string) {
-		bounded(t, s, func() {
-			a, err := Parse(s)
-			if err != nil {
-				if !errors.Is(err, ErrInvalid) {
-					t.Fatalf("%q: error %v is untyped", s, err)
-				}
-				return
+		var a NodeAddress
+		var err error
+		bounded(t, len(s), func() { a, err = Parse(s) })
+		if err != nil {
+			if !errors.Is(err, ErrInvalid) {
+				t.Fatalf("%q: error %v is untyped", s, err)
 			}
-			checkAddress(t, a)
-			if m, merr := ma.NewMultiaddr(strings.TrimSpace(s)); merr == nil {
-				// What was a multiaddr comes back as the same, but for the canonical spelling of hosts.
-				back, err := a.Multiaddr()
-				if err != nil || len(back) != len(m) {
-					t.Fatalf("%s became %v, %v", m, back, err)
-				}
+			return
+		}
+		checkAddress(t, a)
+		if m, merr := ma.NewMultiaddr(strings.TrimSpace(s)); merr == nil {
+			// What was a multiaddr comes back as the same, but for the canonical spelling of hosts.
+			back, err := a.Multiaddr()
+			if err != nil || len(back) != len(m) {
+				t.Fatalf("%s became %v, %v", m, back, err)
 			}
-		})
+		}
 	})
 }
 
 func FuzzParseNodeAddress(f *testing.F) {
 	addSeeds(f)
 	f.Fuzz(func(t *testing.T, s string) {
-		bounded(t, s, func() {
-			if a, err := ParseNodeAddress(s); err == nil {
-				checkAddress(t, a)
-			} else if !errors.Is(err, ErrInvalid) {
-				t.Fatalf("%q: error %v is untyped", s, err)
-			}
-		})
+		var a NodeAddress
+		var err error
+		bounded(t, len(s), func() { a, err = ParseNodeAddress(s) })
+		if err == nil {
+			checkAddress(t, a)
+		} else if !errors.Is(err, ErrInvalid) {
+			t.Fatalf("%q: error %v is untyped", s, err)
+		}
 	})
 }
 
@@ -380,7 +435,9 @@ func FuzzNodeAddressFields(f *testing.F) {
 	f.Add("x+y", "::1", uint16(0), "/")
 	f.Fuzz(func(t *testing.T, protocol, host string, port uint16, path string) {
 		a := NodeAddress{NodeID: nodeA, Protocol: Protocol(protocol), Hostname: host, Port: port, Path: path}
-		if a.Validate() == nil {
+		var err error
+		bounded(t, len(protocol)+len(host)+len(path), func() { err = a.Validate() })
+		if err == nil {
 			checkAddress(t, a)
 		}
 	})

@@ -58,7 +58,7 @@ func parsePeer(s string) (peer.ID, []ma.Multiaddr, error) {
 		if err != nil {
 			return "", nil, err
 		}
-		return splitPeer(m)
+		return cutPeer(m)
 	}
 	if _, err := identity.ParseNodeID(s); err == nil {
 		return "", nil, fmt.Errorf("this is a node ID, a hash that cannot be dialled: %w", ErrPeerIDRequired)
@@ -79,6 +79,11 @@ func splitPeer(m ma.Multiaddr) (peer.ID, []ma.Multiaddr, error) {
 	if m, err = multiaddr(Libp2p, host, port, path); err != nil { // canonical, or without an ID
 		return "", nil, err
 	}
+	return cutPeer(m)
+}
+
+// cutPeer takes the peer ID off the end of a canonical address.
+func cutPeer(m ma.Multiaddr) (peer.ID, []ma.Multiaddr, error) {
 	where, id := peer.SplitAddr(m)
 	if len(where) == 0 {
 		return id, nil, nil

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
 )
 
@@ -72,26 +73,27 @@ func FuzzParsePeer(f *testing.F) {
 	f.Add(peerQm)
 	f.Add(string(nodeA))
 	f.Fuzz(func(t *testing.T, s string) {
-		bounded(t, s, func() {
-			id, addrs, err := ParsePeer(s)
-			if err != nil {
-				if !errors.Is(err, ErrInvalid) {
-					t.Fatalf("%q: error %v is untyped", s, err)
-				}
-				return
+		var id peer.ID
+		var addrs []ma.Multiaddr
+		var err error
+		bounded(t, len(s), func() { id, addrs, err = ParsePeer(s) })
+		if err != nil {
+			if !errors.Is(err, ErrInvalid) {
+				t.Fatalf("%q: error %v is untyped", s, err)
 			}
-			full := mustMultiaddr(t, "/p2p/"+id.String())
-			if len(addrs) > 0 {
-				full = ma.Join(addrs[0], full)
-			}
-			again, where, err := ParsePeer(full.String())
-			if err != nil || again != id || len(where) != len(addrs) || len(where) > 0 && !where[0].Equal(addrs[0]) {
-				t.Fatalf("%q is %s, which reads as %v, %v, %v", s, full, again, where, err)
-			}
-			if again, _, err := ParsePeer(id.String()); err != nil || again != id {
-				t.Fatalf("%s alone: %v, %v", id, again, err)
-			}
-		})
+			return
+		}
+		full := mustMultiaddr(t, "/p2p/"+id.String())
+		if len(addrs) > 0 {
+			full = ma.Join(addrs[0], full)
+		}
+		again, where, err := ParsePeer(full.String())
+		if err != nil || again != id || len(where) != len(addrs) || len(where) > 0 && !where[0].Equal(addrs[0]) {
+			t.Fatalf("%q is %s, which reads as %v, %v, %v", s, full, again, where, err)
+		}
+		if again, _, err := ParsePeer(id.String()); err != nil || again != id {
+			t.Fatalf("%s alone: %v, %v", id, again, err)
+		}
 	})
 }
 

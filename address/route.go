@@ -234,6 +234,9 @@ func (r route) checkNode(id identity.NodeID) error {
 // parseMultiaddr is ma.NewMultiaddr with bounded parts, and without the whole input in its error, which ours names
 // already.
 func parseMultiaddr(s string) (ma.Multiaddr, error) {
+	if n := strings.Count(s, "/"); n > maxParts {
+		return nil, fmt.Errorf("multiaddr: it has %d parts, at most %d are allowed", n, maxParts)
+	}
 	for part := range strings.SplitSeq(s, "/") {
 		if len(part) > maxPart {
 			return nil, fmt.Errorf("multiaddr: part %q has %d characters, at most %d are allowed", clip(part), len(part), maxPart)

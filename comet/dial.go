@@ -129,6 +129,9 @@ func Dial(ctx context.Context, at string, o Options) (*Client, error) {
 
 // parse takes the spellings of Dial. Without an ID the NodeID is empty.
 func parse(at string) (p2p.NodeAddress, error) {
+	if len(at) > address.MaxLength {
+		return p2p.NodeAddress{}, fmt.Errorf("%w: it is %d bytes long, at most %d are allowed", ErrAddress, len(at), address.MaxLength)
+	}
 	if !strings.Contains(at, "@") && !strings.Contains(at, "/") {
 		host, text, err := net.SplitHostPort(at)
 		if err != nil {

@@ -225,11 +225,20 @@ func TestDialTakesNoConnection(t *testing.T) {
 // Whatever is typed as an address is taken or refused as one.
 func FuzzParse(f *testing.F) {
 	id := strings.Repeat("ab", 20)
-	for _, at := range []string{"", ":", "@", "/", "a:1", "[::1]:26656", id + "@host:26656", "mconn://" + id + "@[::1]:1/x", "/ip4/1.2.3.4/tcp/26656", "libp2p://" + id + "@h:1"} {
+	for _, at := range []string{"", ":", "@", "/", "a:1", "[::1]:26656", id + "@host:26656", "mconn://" + id + "@[::1]:1/x", "/ip4/1.2.3.4/tcp/26656", "libp2p://" + id + "@h:1",
+		"/dns/h" + strings.Repeat("/udp/1", 340), strings.Repeat("\x00", 100_000), strings.Repeat("\x00", 4000) + ":1", "h:" + strings.Repeat("9", 100_000), id + "@" + strings.Repeat("a.", 50_000)} {
 		f.Add(at)
 	}
 	f.Fuzz(func(t *testing.T, at string) {
-		a, err := parse(at)
+		var a p2p.NodeAddress
+		var err error
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		a, err = parse(at)
+		runtime.ReadMemStats(&after)
+		if got, most := after.TotalAlloc-before.TotalAlloc, uint64(4*len(at)+64<<10); got > most {
+			t.Fatalf("%d bytes allocated for %d, at most %d are allowed", got, len(at), most)
+		}
 		if err != nil {
 			if !errors.Is(err, ErrAddress) {
 				t.Errorf("%q: %v", at, err)

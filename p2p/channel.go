@@ -49,7 +49,8 @@ type Channel struct {
 // example of it, such as new(mypb.Message). With a Wrapper, what is sent is
 // wrapped and what arrives is unwrapped. It returns ErrChannelOpen for a channel
 // that is open, ErrClosed after Stop, ErrPauseUnsupported for a policy that a
-// transport cannot follow. Peers that connected before do not learn of it.
+// transport cannot follow, ErrRequestsNeedTyped with WithRequests. Peers that
+// connected before do not learn of it.
 func (r *Router) OpenChannel(id ChannelID, messageType proto.Message, opts ...ChannelOption) (*Channel, error) {
 	core, err := r.openCore(id, messageType, false, opts)
 	if err != nil {

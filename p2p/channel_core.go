@@ -19,6 +19,10 @@ var (
 	// ErrPauseUnsupported says that a channel wants ReceivePause, but a transport
 	// of the Router has one reader for all channels, which it would stop.
 	ErrPauseUnsupported = errors.New("p2p: ReceivePause needs transports with flow control for each channel")
+	// ErrRequestsNeedTyped says that OpenChannel was asked for a channel with
+	// requests: an Envelope has no way to reply to one, so that whoever asks would
+	// wait to its deadline. OpenTyped has.
+	ErrRequestsNeedTyped = errors.New("p2p: an Envelope cannot answer requests: open the channel with OpenTyped, or without requests")
 )
 
 // channelCore is a channel under both faces, Channel and TypedChannel: it turns
@@ -47,6 +51,9 @@ func (r *Router) openCore(id ChannelID, messageType proto.Message, typed bool, o
 	d = d.withDefaults(id)
 	if err := d.validate(); err != nil {
 		return nil, err
+	}
+	if d.Requests && !typed {
+		return nil, fmt.Errorf("%w (channel %s)", ErrRequestsNeedTyped, d.Name)
 	}
 	if d.ReceivePolicy == ReceivePause {
 		for _, t := range r.o.Transports {
@@ -364,8 +371,9 @@ func (c *channelCore) report(e PeerError) {
 	c.r.pm.Report(e.NodeID, Behaviour{Status: PeerStatusBad, Kind: c.d.Name})
 }
 
-// fault is what the Router itself holds against a peer.
+// fault is what the Router itself holds against a peer. It never blocks: the read
+// loops call it.
 func (r *Router) fault(id NodeID, c *channelCore, err error) {
-	r.o.Logger.Debug("bad message", "peer", id, "channel", c.d.Name, "err", err)
+	r.faults.note(badMessage{id, c.d.Name, err})
 	r.pm.Report(id, Behaviour{Status: PeerStatusBad, Kind: "undecodable message"})
 }

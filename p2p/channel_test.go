@@ -129,6 +129,13 @@ func TestOpenRefuses(t *testing.T) {
 		if _, err := p2p.OpenTyped[*text](n.r, 1, p2p.WithDescriptor(p2p.ChannelDescriptor{ReceivePolicy: p2p.ReceivePause})); !errors.Is(err, p2p.ErrPauseUnsupported) {
 			t.Error(err)
 		}
+		// A peer's request there would find nobody who can reply, and wait.
+		if _, err := n.r.OpenChannel(1, new(text), p2p.WithRequests()); !errors.Is(err, p2p.ErrRequestsNeedTyped) {
+			t.Error(err)
+		}
+		if info := n.r.NodeInfo(); len(info.Extensions.RequestChannels) != 0 {
+			t.Errorf("announced all the same: %+v", info)
+		}
 		all := p2p.ChannelDescriptor{
 			Class: 4, SendPolicy: 9, ReceivePolicy: 9, SendTimeout: -1, SendQueueCapacity: -1, RecvQueueCapacity: 1 << 30,
 			SendQueueBytes: 1<<63 - 1, RecvQueueBytes: 5, RecvTotalBytes: 1,

@@ -2,6 +2,7 @@ package p2p
 
 import (
 	"errors"
+	"sync/atomic"
 	"testing"
 
 	"google.golang.org/protobuf/proto"
@@ -18,6 +19,19 @@ type testWrapper struct {
 }
 
 var testWraps int
+
+// testUnwrap, if set, is what Unwrap does first.
+var testUnwrap atomic.Pointer[func()]
+
+// NewWrapperForTest is a testWrapper for tests outside the package.
+func NewWrapperForTest() Wrapper { return new(testWrapper) }
+
+// DuringUnwrapForTest makes every testWrapper call f before it unwraps, until the
+// returned function is called.
+func DuringUnwrapForTest(f func()) (end func()) {
+	testUnwrap.Store(&f)
+	return func() { testUnwrap.Store(nil) }
+}
 
 type testWrapperReflection struct {
 	protoreflect.Message
@@ -48,6 +62,9 @@ func (w *testWrapper) Wrap(m proto.Message) error {
 }
 
 func (w *testWrapper) Unwrap() (proto.Message, error) {
+	if during := testUnwrap.Load(); during != nil {
+		(*during)()
+	}
 	if w.TypeUrl == "" {
 		return nil, nil
 	}

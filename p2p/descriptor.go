@@ -44,7 +44,7 @@ type ChannelDescriptor struct {
 	ReceivePolicy ReceivePolicy
 
 	// Requests makes Request and Reply possible, with peers that want them on
-	// this channel, too.
+	// this channel, too. Only OpenTyped takes it.
 	Requests bool
 }
 
@@ -114,7 +114,7 @@ func WithDescriptor(d ChannelDescriptor) ChannelOption {
 	return func(old *ChannelDescriptor) { *old = d }
 }
 
-// WithRequests is ChannelDescriptor.Requests.
+// WithRequests is ChannelDescriptor.Requests, for OpenTyped only.
 func WithRequests() ChannelOption {
 	return func(d *ChannelDescriptor) { d.Requests = true }
 }

@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/kith-p2p/kith/address"
 	"github.com/kith-p2p/kith/connmgr"
 )
 
@@ -57,7 +58,10 @@ type RouterOptions struct {
 	// largest channel's SendQueueBytes, whichever is more.
 	SendQueueMessages, SendQueueBytes int
 
-	Logger *slog.Logger // nil: discard
+	// Logger is told what happens. Nil: discard. Of bad messages, at debug level, it
+	// hears from a goroutine of its own, so that peers who send them and a handler
+	// that blocks stop nothing; those it does not keep up with are only counted.
+	Logger *slog.Logger
 }
 
 func (o RouterOptions) withDefaults() RouterOptions {
@@ -157,6 +161,7 @@ type Router struct {
 	o          RouterOptions
 	pm         *PeerManager
 	transports map[Protocol]Transport
+	resolver   address.Resolver
 	engine     *connmgr.Engine[dialTarget, *link]
 
 	// mu guards the fields below. Under it PeerManager.mu and the queues' locks
@@ -177,6 +182,7 @@ type Router struct {
 	recycler atomic.Pointer[Recycler]
 
 	counters   routerCounters
+	faults     faultLog
 	background sync.WaitGroup // see inBackground
 }
 
@@ -198,7 +204,8 @@ func NewRouter(o RouterOptions) (*Router, error) {
 	o = o.withDefaults()
 	r := &Router{
 		o: o, pm: o.PeerManager, transports: make(map[Protocol]Transport), sessions: make(map[*remote]struct{}),
-		finished: make(chan struct{}), ending: make(chan struct{}),
+		finished: make(chan struct{}), ending: make(chan struct{}), resolver: net.DefaultResolver,
+		faults: faultLog{logger: o.Logger},
 	}
 	r.channels.Store(&map[ChannelID]*channelCore{})
 	r.peers.Store(&map[NodeID]*remote{})
@@ -279,7 +286,8 @@ func (r *Router) Start() error {
 }
 
 // Stop closes every connection, channel and transport, and returns when nothing
-// of the Router is left running; it waits for filters that block. A second call
+// of the Router is left running; it waits for filters that block, but for a second
+// at most for a Logger that has not taken the bad messages yet. A second call
 // waits for the first; one before Start makes Start impossible. The error is
 // always nil.
 func (r *Router) Stop() error {
@@ -303,6 +311,7 @@ func (r *Router) Stop() error {
 		c.close()
 	}
 	r.background.Wait()
+	r.faults.close()
 	return nil
 }
 

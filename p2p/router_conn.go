@@ -80,7 +80,7 @@ func (r *Router) dial(ctx context.Context, target dialTarget) (*link, error) {
 		return nil, fmt.Errorf("%w %q of %v", ErrNoTransport, a.Protocol, a)
 	}
 	resolving, stop := context.WithTimeout(ctx, r.o.ResolveTimeout)
-	endpoints, err := a.Resolve(resolving)
+	endpoints, err := a.ResolveWith(resolving, r.resolver)
 	stop()
 	if err != nil {
 		return nil, err

@@ -139,6 +139,40 @@ func TestRouterHoldsFaultsAgainstPeers(t *testing.T) {
 	})
 }
 
+// What goes into Channel.Error does the same while the channel is open.
+func TestChannelErrorReachesThePeer(t *testing.T) {
+	overBoth(t, func(t *testing.T, w *world) {
+		var heard *causes
+		a, b := w.node(), w.node(func(o *p2p.RouterOptions) { heard = noteCauses(o) })
+		openText(t, a, 1)
+		adr, err := b.r.OpenChannel(1, new(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.start(a, b)
+		w.connect(a, b)
+		sub := b.pm.Subscribe()
+		defer sub.Close()
+		adr.Error <- p2p.PeerError{NodeID: a.id, Err: io.ErrNoProgress}
+		w.until(func() bool { return b.pm.Scores()[a.id] == -1 })
+		if s := b.r.Stats(); s.Evicted != 0 || !up(b, a.id) {
+			t.Errorf("not fatal, but %+v", s)
+		}
+		adr.Error <- p2p.PeerError{NodeID: a.id, Err: io.ErrUnexpectedEOF, Fatal: true}
+		for _, want := range []p2p.PeerStatus{p2p.PeerStatusDown, p2p.PeerStatusUp} { // it may come back
+			if u := <-sub.Updates(); u.Status != want || u.NodeID != a.id {
+				t.Errorf("%+v, not %v", u, want)
+			}
+		}
+		if err := heard.wait(t); !errors.Is(err, io.ErrUnexpectedEOF) {
+			t.Errorf("the connection ended for %v", err)
+		}
+		if s := b.r.Stats(); s.Evicted != 1 || adr.Stats().Late != 0 {
+			t.Errorf("%+v, %+v", s, adr.Stats())
+		}
+	})
+}
+
 // A message above the receiver's capacity ends the connection, and nothing else.
 func TestRouterMessageAboveCapacity(t *testing.T) {
 	overBoth(t, func(t *testing.T, w *world) {

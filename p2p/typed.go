@@ -13,7 +13,8 @@ import (
 type TypedChannel[T proto.Message] struct{ core *channelCore }
 
 // OpenTyped opens a channel for messages of type T, a generated message type
-// such as *mypb.Message. It returns what OpenChannel returns.
+// such as *mypb.Message. It returns what OpenChannel returns, and takes
+// WithRequests.
 func OpenTyped[T proto.Message](r *Router, id ChannelID, opts ...ChannelOption) (*TypedChannel[T], error) {
 	var example T
 	if any(example) == nil {

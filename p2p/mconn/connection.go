@@ -34,9 +34,10 @@ type Connection struct {
 	// Set by Handshake, constant after it.
 	own, peer p2p.NodeInfo
 	key       p2p.PubKey
-	kith      bool  // the peer is kith, and its frames are spoken
-	packetMax int   // data bytes of a packet
-	shaken    int64 // frames that the peer's handshake took
+	kith      bool            // the peer is kith, and its frames are spoken
+	packetMax int             // data bytes of a packet
+	common    []p2p.ChannelID // the only channels there are, unless the peer is kith
+	shaken    int64           // frames that the peer's handshake took
 
 	// The receiving goroutine's.
 	in       *reader
@@ -48,12 +49,11 @@ type Connection struct {
 	goodbye     atomic.Pointer[[]byte]
 	saidGoodbye chan struct{}
 
-	pongWanted chan struct{} // holds one: the keeper owes the peer a pong
-	pongTimer  *time.Timer   // running while a ping of ours is not answered
-	pinged     atomic.Int64  // when the last ping went out, by clock
-	rtt        atomic.Int64  // nanoseconds; 0: unknown
-	throttled  atomic.Bool   // the read loop waited for RecvRate since the last ping
-	kept       chan struct{} // closed when the keeper has ended, which Handshake starts
+	keeper    keeper       // of pings and pongs; Handshake starts it
+	pongTimer *time.Timer  // running while a ping of ours is not answered
+	pinged    atomic.Int64 // when the last ping went out, by clock
+	rtt       atomic.Int64 // nanoseconds; 0: unknown
+	throttled atomic.Bool  // a read of the socket was put off for RecvRate since the last ping
 
 	here   atomic.Bool // Close was called
 	once   sync.Once
@@ -87,15 +87,13 @@ func NewConnection(nc net.Conn, opts Options) (*Connection, error) {
 	c := &Connection{
 		nc: nc, opts: opts,
 		local: endpointOf(nc.LocalAddr()), remote: endpointOf(nc.RemoteAddr()),
-		packetMax:  packetData,
-		start:      time.Now(),
-		pongWanted: make(chan struct{}, 1),
-		kept:       make(chan struct{}),
-		turn:       turn{wake: make(chan struct{}, 1)}, saidGoodbye: make(chan struct{}),
+		packetMax: packetData,
+		start:     time.Now(),
+		turn:      turn{wake: make(chan struct{}, 1)}, saidGoodbye: make(chan struct{}),
 		closed: make(chan struct{}), faults: newFaultCounts(),
 	}
-	c.pongTimer = time.AfterFunc(time.Hour, c.pongMissing)
-	c.pongTimer.Stop()
+	c.pongTimer = stopped(c.pongMissing)
+	c.keeper.pings, c.keeper.pongs = stopped(c.ping), stopped(c.pong)
 	c.in = newReader(nc, &c.read)
 	c.in.clock = c.clock
 	c.in.noise = c.channels.quiet
@@ -133,9 +131,7 @@ func (c *Connection) RemoteEndpoint() p2p.Endpoint { return c.remote }
 func (c *Connection) Close() error {
 	c.here.Store(true)
 	c.fail(io.EOF)
-	if c.ready.Load() {
-		<-c.kept
-	}
+	c.keeper.said.Wait()
 	return nil
 }
 
@@ -192,7 +188,7 @@ func (c *Connection) fail(cause error) {
 		}
 		close(c.closed)
 		_ = c.nc.Close()
-		c.pongTimer.Stop()
+		c.endKeeper()
 	})
 }
 
@@ -277,11 +273,13 @@ func (c *Connection) shake(ctx context.Context, info p2p.NodeInfo, key p2p.PrivK
 		return p2p.NodeInfo{}, p2p.PubKey{}, h.error(err)
 	}
 	c.own, c.peer, c.key, c.shaken = info, h.peer, h.key, c.in.frames
-	c.channels.announce(info.Channels)
+	if !c.kith {
+		c.common = announced(info.Channels)
+	}
+	c.SetChannelLimits(defaultLimits(info.Channels))
 	c.ready.Store(true)
-	go c.keep()
-	if c.isClosed() { // and whoever closed may have missed the keeper
-		<-c.kept
+	c.keep()
+	if c.isClosed() {
 		return p2p.NodeInfo{}, p2p.PubKey{}, h.error(c.cause)
 	}
 	return c.peer, c.key, nil

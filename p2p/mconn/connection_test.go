@@ -235,9 +235,10 @@ func shaken(c *Connection, kith bool, open interface {
 	if kith {
 		c.packetMax = widePacketData
 	}
-	c.channels.announce([]p2p.ChannelID{0, 1, 2})
+	c.common = channelsUpTo(3)
+	c.SetChannelLimits(defaultLimits(c.common))
 	c.ready.Store(true)
-	go c.keep()
+	c.keep()
 	return c
 }
 
@@ -557,6 +558,90 @@ func TestWideChannels(t *testing.T) {
 	}
 	if _, m, err := y.ReceiveMessage(); string(m) != "still here" || err != nil {
 		t.Errorf("%q, %v", m, err)
+	}
+}
+
+// Towards a node that is not kith the 16 channels that were announced are all there
+// are, also when our node info and the limits have more; kith nodes have them all.
+func TestRegressionUnannouncedChannels(t *testing.T) {
+	type sender func(c *Connection, ch p2p.ChannelID) error
+	senders := map[string]sender{
+		"message": func(c *Connection, ch p2p.ChannelID) error { return c.SendMessage(ch, []byte("x")) },
+		"chunk": func(c *Connection, ch p2p.ChannelID) error {
+			if err := c.SendChunk(ch, []byte("x"), true); err != nil {
+				return err
+			}
+			return c.Flush()
+		},
+	}
+	ours := slices.Concat([]p2p.ChannelID{0x80, 0x7f}, channelsUpTo(20)) // 0x7f and 0 to 14 are announced
+	pair := func(t *testing.T, theirs Options) (x, y *Connection) {
+		nx, ny := rawPair(t)
+		x, y = connect(t, nx, Options{}), connect(t, ny, theirs)
+		kx, ky := seeded(t, 3), seeded(t, 4)
+		err := both(func() error {
+			_, _, err := x.Handshake(t.Context(), infoOf(kx, ours...), kx)
+			return err
+		}, func() error {
+			_, _, err := y.Handshake(t.Context(), infoOf(ky, channelsUpTo(16)...), ky)
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		x.SetChannelLimits(defaultLimits(ours))
+		return x, y
+	}
+	for name, send := range senders {
+		t.Run(name, func(t *testing.T) {
+			x, y := pair(t, Options{CometOnly: true})
+			seen, _ := y.Peer()
+			if want := slices.Concat([]p2p.ChannelID{0x7f}, channelsUpTo(15)); !slices.Equal(seen.Channels, want) {
+				t.Errorf("announced %v, want %v", seen.Channels, want)
+			}
+			for _, ch := range []p2p.ChannelID{15, 16, 19, 100, 0x80, 0xffff} {
+				if err := send(x, ch); !errors.Is(err, p2p.ErrChannelUnsupported) {
+					t.Errorf("a send on %#x: %v", uint16(ch), err)
+				}
+			}
+			y.SetChannelLimits(defaultLimits(seen.Channels)) // y itself announced 0 to 15
+			for _, ch := range []p2p.ChannelID{0, 14} {
+				if err := send(x, ch); err != nil {
+					t.Fatal(err)
+				}
+				if got, m, err := y.ReceiveMessage(); got != ch || string(m) != "x" || err != nil {
+					t.Errorf("%#x: %#x, %q, %v", uint16(ch), uint16(got), m, err)
+				}
+			}
+			// y has announced 15, x has not: it has no such channel, whatever its limits say.
+			if err := send(y, 15); err != nil {
+				t.Fatal(err)
+			}
+			if _, _, err := x.ReceiveMessage(); !errors.Is(err, ErrUnknownChannel) {
+				t.Errorf("a message on a channel that was not announced: %v", err)
+			}
+			if f := x.Stats().Faults; f != (Faults{UnknownChannel: 1}) {
+				t.Errorf("%+v", f)
+			}
+		})
+		t.Run(name+" between kith nodes", func(t *testing.T) {
+			x, y := pair(t, Options{})
+			y.SetChannelLimits(defaultLimits(ours))
+			for _, ch := range ours {
+				if err := send(x, ch); err != nil {
+					t.Fatal(err)
+				}
+				if got, _, err := y.ReceiveMessage(); got != ch || err != nil {
+					t.Errorf("%#x: %#x, %v", uint16(ch), uint16(got), err)
+				}
+				if err := send(y, ch); err != nil {
+					t.Fatal(err)
+				}
+				if got, _, err := x.ReceiveMessage(); got != ch || err != nil {
+					t.Errorf("%#x: %#x, %v", uint16(ch), uint16(got), err)
+				}
+			}
+		})
 	}
 }
 

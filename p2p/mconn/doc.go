@@ -39,7 +39,8 @@
 // Memory per connection: 12 KB when idle; while it is busy up to 128 KiB to read
 // and 170 KB to write, lent from pools; and for each channel at most the message
 // under way, which grows with what has come and never beyond the channel's limit.
-// Besides what the user starts there is one goroutine per connection.
+// Besides what the user starts there is no goroutine per connection: pings and
+// pongs are of timers, and take one for as long as writing them does.
 //
 // Whatever a peer does wrong ends its connection, no other, with the error of its
 // fault, and counts in Transport.Faults. A kith node is told what it was.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"runtime"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -320,4 +321,186 @@ func TestPartialWriteEndsTheSession(t *testing.T) {
 			to.Close()
 		}
 	}
+}
+
+// A node with one honest peer beside hostile ones of every kind, all at once: what
+// the honest one sends comes back, each hostile one loses its own connection, and
+// those that say a byte and no more hold a bounded share of memory.
+func TestHostilePeersTouchNoInnocentOne(t *testing.T) {
+	goroutines(t)
+	tr := listen(t, Options{HandshakeTimeout: time.Minute})
+	at := tr.endpoint.String()[len("mconn://"):]
+	own := seeded(t, 3)
+	var node, hostile, stalled sync.WaitGroup
+	node.Go(func() { // the node: it sends back what it receives
+		for {
+			accepted, err := tr.Accept()
+			if err != nil {
+				return
+			}
+			node.Go(func() {
+				c := accepted.(*Connection)
+				defer c.Close()
+				if _, _, err := c.Handshake(t.Context(), infoOf(own), own); err != nil {
+					return
+				}
+				for {
+					ch, m, err := c.ReceiveMessage()
+					if err != nil || c.SendMessage(ch, m) != nil {
+						return
+					}
+				}
+			})
+		}
+	})
+	dial := func() net.Conn {
+		nc, err := net.Dial("tcp", at)
+		if err != nil {
+			t.Error(err)
+			return nil
+		}
+		return nc
+	}
+	enter := func(key p2p.PrivKey, opts Options) *Connection {
+		nc := dial()
+		if nc == nil {
+			return nil
+		}
+		c, err := NewConnection(nc, opts)
+		if err == nil {
+			_, _, err = c.Handshake(t.Context(), infoOf(key), key)
+		}
+		if err != nil {
+			t.Error(err)
+		}
+		return c
+	}
+	good := enter(seeded(t, 4), Options{})
+	echo := func(n int) {
+		sent := bytes.Repeat([]byte{byte(n)}, 1+n*997%20_000)
+		if err := good.SendMessage(1, sent); err != nil {
+			t.Fatal(n, err)
+		}
+		if _, got, err := good.ReceiveMessage(); err != nil || !bytes.Equal(got, sent) {
+			t.Fatalf("message %d: %d of %d bytes, %v", n, len(got), len(sent), err)
+		}
+	}
+	echo(0)
+
+	// A byte, and then nothing for longer than the test takes: as of one every 10 s.
+	const slow = 100
+	heap := func() uint64 {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	before, routines := heap(), runtime.NumGoroutine()
+	release := make(chan struct{})
+	first := make(chan struct{}, slow)
+	for range slow {
+		stalled.Go(func() {
+			nc := dial()
+			if nc == nil {
+				first <- struct{}{}
+				return
+			}
+			defer nc.Close()
+			nc.Write([]byte{0x22})
+			io.ReadFull(nc, make([]byte, ephemeralSize)) // the node is in its handshake
+			first <- struct{}{}
+			<-release
+		})
+	}
+	for range slow {
+		<-first
+	}
+	if grown, most := int64(heap())-int64(before), int64(slow*32<<10); grown > most {
+		t.Errorf("%d connections in their handshake hold %d bytes, at most %d are allowed", slow, grown, most)
+	}
+	if n := runtime.NumGoroutine() - routines; n > 4*slow { // one of each is the test's
+		t.Errorf("%d goroutines more for %d connections", n, slow)
+	}
+	echo(1)
+
+	// The genuine bytes of a handshake, cut at every byte of the key and at many more.
+	genuine := transcripts(t, Options{CometOnly: true})[0]
+	hostile.Go(func() {
+		for n := 0; n < len(genuine); n++ {
+			if n > ephemeralSize {
+				n += 30
+			}
+			if nc := dial(); nc != nil {
+				nc.Write(genuine[:min(n, len(genuine))])
+				nc.Close()
+			}
+		}
+	})
+	// Pings, as fast as they go.
+	for i := range 4 {
+		hostile.Go(func() {
+			c := enter(seeded(t, byte(20+i)), Options{CometOnly: i%2 == 0})
+			if c == nil {
+				return
+			}
+			defer c.Close()
+			for ping := bytes.Repeat(appendControl(nil, packetPing), 10); c.take(); {
+				err := c.out.control(ping)
+				c.give()
+				if err != nil {
+					return
+				}
+			}
+		})
+	}
+	// Lengths of 2^31 and 2^63, in front of a packet and of a handshake.
+	for i, length := range []uint64{1 << 31, 1 << 63} {
+		hostile.Go(func() {
+			if nc := dial(); nc != nil {
+				nc.Write(append(protowire.AppendVarint(nil, length), make([]byte, ephemeralSize)...))
+				io.Copy(io.Discard, nc)
+				nc.Close()
+			}
+		})
+		for _, opts := range []Options{{}, {CometOnly: true}} {
+			hostile.Go(func() {
+				c := enter(seeded(t, byte(30+i)), opts)
+				if c == nil {
+					return
+				}
+				defer c.Close()
+				if c.take() {
+					if err := c.out.control(protowire.AppendVarint(nil, length)); err != nil {
+						t.Error(err)
+					}
+					c.give()
+				}
+				if _, _, err := c.ReceiveMessage(); !errors.Is(err, io.EOF) {
+					t.Errorf("after a length of %d: %v", length, err)
+				}
+			})
+		}
+	}
+	for n := range 200 {
+		echo(n)
+	}
+	hostile.Wait()
+	for n := range 20 {
+		echo(n)
+	}
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+		f := tr.Faults()
+		if f.Flood == 4 && f.PacketTooLarge == 4 && f.Cut > 0 && f.EphemeralKey >= 2 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Errorf("%+v", f)
+			break
+		}
+	}
+	close(release)
+	stalled.Wait()
+	good.Close()
+	tr.Close()
+	node.Wait()
 }

@@ -5,6 +5,9 @@ import (
 	"errors"
 	"io"
 	"net"
+	"runtime"
+	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -272,6 +275,178 @@ func TestRecvRate(t *testing.T) {
 		}
 		x.Close()
 	})
+}
+
+// What waits for RecvRate is the reading of the socket and nothing else: under
+// 30 minutes of as much data as there may be at 1 kB/s both ends answer every ping
+// in time, what came in one read is handed out in the same instant, and Close
+// returns at once.
+func TestRecvRateHoldsUpDataOnly(t *testing.T) {
+	for name, theirs := range map[string]Options{"kith": {LongQueues: true}, "comet": {LongQueues: true, CometOnly: true}} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				nx, ny := net.Pipe()
+				x, y := connect(t, nx, theirs), connect(t, ny, Options{RecvRate: 1000})
+				kx, ky := seeded(t, 3), seeded(t, 4)
+				if err := both(func() error {
+					_, _, err := x.Handshake(t.Context(), infoOf(kx), kx)
+					return err
+				}, func() error {
+					_, _, err := y.Handshake(t.Context(), infoOf(ky), ky)
+					return err
+				}); err != nil {
+					t.Fatal(err)
+				}
+				start := time.Now()
+				ended := make(chan error, 2)
+				for _, c := range []*Connection{x, y} {
+					go func() {
+						for {
+							if _, _, err := c.ReceiveMessage(); err != nil {
+								ended <- err
+								return
+							}
+						}
+					}()
+				}
+				go func() {
+					for x.SendMessage(1, make([]byte, 20_000)) == nil {
+					}
+				}()
+				select {
+				case err := <-ended:
+					t.Fatalf("it ended after %v: %v", time.Since(start), err)
+				case <-time.After(30*time.Minute + 50*time.Second):
+				}
+				sx, sy := x.Stats(), y.Stats()
+				if sx.Sent.Pings < 30 || sx.Received.Pongs < 30 || sy.Sent.Pongs < 30 || sy.Sent.Pings != 30 || sx.Sent.Pongs != 30 || sy.Received.Pongs < 29 {
+					t.Errorf("x %+v\ny %+v", sx, sy)
+				}
+				if got := sy.Received.Bytes; got < 1_800_000 || got > 1_900_000 {
+					t.Errorf("%d bytes in 30:50 at 1 kB/s", got)
+				}
+				before := time.Now() // y waits: it always has too much
+				y.Close()
+				if err := <-ended; !errors.Is(err, io.EOF) || time.Since(before) > 0 {
+					t.Errorf("after Close: %v in %v", err, time.Since(before))
+				}
+				x.Close()
+			})
+		})
+	}
+}
+
+// A ping on a connection that is limited but idle is answered as if there were no
+// limit, and so is one that came in the same read as what made the debt.
+func TestRecvRateAndAnIdlePing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, peer := silent(t, Options{RecvRate: 100_000})
+		seal, open := aeads(t)
+		send, receive := frameCipher{aead: seal}, frameCipher{aead: open}
+		type pong struct {
+			data []byte
+			at   time.Time
+		}
+		pongs := make(chan pong, 10)
+		go func() {
+			for {
+				sealed := make([]byte, frameSealed)
+				if _, err := io.ReadFull(peer, sealed); err != nil {
+					return
+				}
+				data, err := openAll(receive, bytes.NewReader(sealed))
+				if err != io.EOF {
+					t.Error(err)
+				}
+				receive.next()
+				pongs <- pong{data, time.Now()}
+			}
+		}()
+		received := make(chan time.Time, 10)
+		go func() {
+			for {
+				if _, _, err := c.ReceiveMessage(); err != nil {
+					return
+				}
+				received <- time.Now()
+			}
+		}()
+		for _, in := range [][]byte{
+			appendControl(nil, packetPing),
+			slices.Concat(appendMessage(nil, 1, false, make([]byte, 1000)), appendMessage(nil, 1, false, make([]byte, 1000)), appendMessage(nil, 1, true, make([]byte, 900)), appendControl(nil, packetPing)),
+		} {
+			start := time.Now()
+			if _, err := peer.Write(sealAll(t, &send, in)); err != nil {
+				t.Fatal(err)
+			}
+			if p := <-pongs; !bytes.Equal(p.data, appendControl(nil, packetPong)) || p.at != start {
+				t.Errorf("%x after %v", p.data, p.at.Sub(start))
+			}
+			if len(in) > 10 {
+				if at := <-received; at != start {
+					t.Errorf("the message came after %v", at.Sub(start))
+				}
+			}
+			time.Sleep(time.Second) // the debt is paid, and another pong may go
+		}
+		c.Close()
+		peer.Close()
+	})
+}
+
+// A connection has the goroutines that its user starts, to receive and to send, and
+// no other: not while it is idle, nor after pings and pongs.
+func TestTwoGoroutinesAPeer(t *testing.T) {
+	goroutines(t)
+	settle := func(want int) {
+		t.Helper()
+		for deadline := time.Now().Add(20 * time.Second); runtime.NumGoroutine() > want; time.Sleep(time.Millisecond) {
+			if time.Now().After(deadline) {
+				stacks := make([]byte, 1<<20)
+				t.Fatalf("%d goroutines, want at most %d:\n%s", runtime.NumGoroutine(), want, stacks[:runtime.Stack(stacks, true)])
+			}
+		}
+	}
+	const pairs = 20
+	start := runtime.NumGoroutine()
+	var all []*Connection
+	for range pairs {
+		x, y := tcpPair(t, Options{})
+		all = append(all, x, y)
+	}
+	settle(start)
+	var users sync.WaitGroup
+	stop := make(chan struct{})
+	for _, c := range all {
+		users.Go(func() {
+			for {
+				if _, _, err := c.ReceiveMessage(); err != nil {
+					return
+				}
+			}
+		})
+		users.Go(func() { // the sender
+			if err := c.SendMessage(1, []byte("x")); err != nil {
+				t.Error(err)
+			}
+			<-stop
+		})
+	}
+	settle(start + 2*len(all))
+	for _, c := range all {
+		c.set(c.keeper.pings, 0)
+	}
+	for deadline := time.Now().Add(20 * time.Second); slices.ContainsFunc(all, func(c *Connection) bool { return c.Stats().Received.Pongs == 0 }); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("no pongs")
+		}
+	}
+	settle(start + 2*len(all))
+	close(stop)
+	for _, c := range all {
+		c.Close()
+	}
+	users.Wait()
 }
 
 // On a slow link batches and chunks shrink to what drains in 2 ms, on a fast

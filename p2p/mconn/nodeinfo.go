@@ -91,13 +91,23 @@ func eachUnknown(b []byte, field protowire.Number, f func(protowire.Type, []byte
 	}
 }
 
+// announced returns those of our channels that a node that is not kith hears of,
+// in their order: the first 16 that its packets carry.
+func announced(ours []p2p.ChannelID) []p2p.ChannelID {
+	var common []p2p.ChannelID
+	for _, id := range ours {
+		if id <= commonChannel && len(common) < commonChannels {
+			common = append(common, id)
+		}
+	}
+	return common
+}
+
 // encodeNodeInfo returns a node info as it is sent, to a kith node with more in it.
 func encodeNodeInfo(info p2p.NodeInfo, kith bool) ([]byte, error) {
 	var channels []byte
-	for _, id := range info.Channels {
-		if id <= commonChannel && len(channels) < commonChannels {
-			channels = append(channels, byte(id))
-		}
+	for _, id := range announced(info.Channels) {
+		channels = append(channels, byte(id))
 	}
 	body, err := proto.Marshal(&mconnv1.NodeInfo{
 		ProtocolVersion: &mconnv1.ProtocolVersion{

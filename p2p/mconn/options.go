@@ -23,8 +23,10 @@ type Options struct {
 	PongTimeout time.Duration
 	// SendRate and RecvRate limit a connection, in bytes of the wire a second, with
 	// bursts of a tenth of a second. 0: no limit. A connection limits what
-	// it receives by not reading, so that the kernel slows the peer down; while
-	// that lasts, a late pong is forgiven, since it may be queued behind.
+	// it receives by not reading the socket, so that the kernel slows the peer
+	// down; what was read is handed out, and pings in it are answered, before it
+	// waits, and Close ends the wait. While that lasts, a late pong is forgiven,
+	// since it may be queued behind.
 	SendRate, RecvRate int64
 	// CometOnly speaks to other kith nodes as to CometBFT: no larger frames, no
 	// extensions of the node info, no goodbye.

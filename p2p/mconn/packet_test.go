@@ -218,7 +218,9 @@ func FuzzPacket(f *testing.F) {
 	f.Add([]byte{0x1a, 4, 8, 0x81, 0x80, 0})
 	f.Add([]byte{0x2b, 0x2c, 0x0a, 0})
 	f.Fuzz(func(t *testing.T, in []byte) {
-		got, err := parsePacket(in, false)
+		var got packet
+		var err error
+		bounded(t, len(in), func() { got, err = parsePacket(in, false) })
 		want, ok := generated(in)
 		if ok != (err == nil) {
 			t.Fatalf("%x: %+v, %v; the generated code: %+v, %v", in, got, err, want, ok)
@@ -229,8 +231,10 @@ func FuzzPacket(f *testing.F) {
 		if err != nil && !errors.Is(err, ErrMalformed) && !errors.Is(err, ErrUnknownPacket) {
 			t.Fatal(err)
 		}
-		if kith, err := parsePacket(in, true); err == nil && kith.kind == packetGoodbye {
-			bounded(t, len(in), func() { parseGoodbye(kith.data) })
-		}
+		bounded(t, len(in), func() {
+			if kith, err := parsePacket(in, true); err == nil && kith.kind == packetGoodbye {
+				parseGoodbye(kith.data)
+			}
+		})
 	})
 }

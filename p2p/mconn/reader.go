@@ -32,7 +32,7 @@ type reader struct {
 
 	clock func() int64              // of the connection
 	limit bucket                    // of bytes read; its zero value does not limit
-	debt  time.Duration             // until the next read
+	debt  time.Duration             // until the next read of the socket, not of what was read
 	pause func(time.Duration) error // waits; set with a limit
 
 	sealed []byte // sealed[r:w] has been read and not opened

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -31,15 +33,16 @@ const (
 	noiseRate  = 100
 )
 
-// announce sets the channels that exist.
-func (r *receiver) announce(ids []p2p.ChannelID) {
+// defaultLimits are those of channels for which nothing was said.
+func defaultLimits(ids []p2p.ChannelID) map[p2p.ChannelID]int {
 	limits := make(map[p2p.ChannelID]int, len(ids))
 	for _, id := range ids {
 		limits[id] = p2p.DefaultMaxMessage
 	}
-	r.set(limits)
+	return limits
 }
 
+// set says which channels exist, and the limit of each.
 func (r *receiver) set(limits map[p2p.ChannelID]int) {
 	r.last, r.limits = nil, make(map[p2p.ChannelID]*assembly, len(limits))
 	for id, limit := range limits {
@@ -122,8 +125,16 @@ func (a *assembly) add(data []byte, eof bool) (message []byte, err error) {
 // SetChannelLimits says which channels exist and how many bytes a message of
 // each may have. It is called after Handshake and before the first
 // ReceiveMessage, and not at the same time as that; without it every channel
-// announced in our node info takes p2p.DefaultMaxMessage.
-func (c *Connection) SetChannelLimits(limits map[p2p.ChannelID]int) { c.channels.set(limits) }
+// announced in our node info takes p2p.DefaultMaxMessage. What was not announced to
+// a peer that is not kith (see SendChunk) does not exist, whatever is said here: a message
+// there is ErrUnknownChannel.
+func (c *Connection) SetChannelLimits(limits map[p2p.ChannelID]int) {
+	if !c.kith {
+		limits = maps.Clone(limits)
+		maps.DeleteFunc(limits, func(id p2p.ChannelID, _ int) bool { return !slices.Contains(c.common, id) })
+	}
+	c.channels.set(limits)
+}
 
 // ReceiveMessage returns the next message, in memory of the caller's own. It
 // blocks until there is one, and answers pings meanwhile. At the end it returns
@@ -180,10 +191,7 @@ func (c *Connection) receivePacket() (p2p.ChannelID, []byte, error) {
 	switch p.kind {
 	case packetPing:
 		c.read.pings.Add(1)
-		select {
-		case c.pongWanted <- struct{}{}:
-		default: // owed already
-		}
+		c.owePong()
 		return 0, nil, c.channels.quiet()
 	case packetPong:
 		c.read.pongs.Add(1)

@@ -2,6 +2,7 @@ package mconn
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/kith-p2p/kith/p2p"
@@ -26,7 +27,8 @@ func (c *Connection) MaxChunk() int {
 // caller's.
 //
 // It returns p2p.ErrChannelUnsupported, with the connection as it was, for a channel
-// above 0x7F unless the peer is kith; otherwise an error is the end of the
+// that was not announced to a peer that is not kith: one above 0x7F, or that is not
+// among the first 16 of our node info up to there; otherwise an error is the end of the
 // connection: io.EOF when either side closed, or what ReceiveMessage says.
 func (c *Connection) SendChunk(ch p2p.ChannelID, data []byte, eof bool) error {
 	if err := c.sendable(ch); err != nil {
@@ -72,8 +74,12 @@ func (c *Connection) sendable(ch p2p.ChannelID) error {
 	switch {
 	case !c.ready.Load():
 		return ErrHandshake
-	case ch > commonChannel && !c.kith:
+	case c.kith:
+	case ch > commonChannel:
 		return fmt.Errorf("mconn: %w: %#x is above %#x, and the peer is not kith", p2p.ErrChannelUnsupported, uint16(ch), commonChannel)
+	case !slices.Contains(c.common, ch):
+		return fmt.Errorf("mconn: %w: %#x was not announced to the peer, which is not kith; it heard of %s (at most %d)",
+			p2p.ErrChannelUnsupported, uint16(ch), channelList(c.common), commonChannels)
 	}
 	return nil
 }

@@ -4,7 +4,7 @@ import "sync/atomic"
 
 // A turn is the right to write, one holder at a time. Only the sender waits for
 // it; what the protocol itself has to say is left with whoever holds it
-// (Connection.ask), so that the keeper never waits behind a peer that takes
+// (Connection.ask), so that pings and pongs never queue behind a peer that takes
 // nothing in. It is not a mutex: the holder writes to the socket.
 type turn struct {
 	state atomic.Int32  // 0 free, 1 held, 2 held and waited for

@@ -39,6 +39,8 @@
 // and what is on its way now. Sent = Delivered + Destroyed + InFlight at every
 // moment, so the sums of a test are exact. A SendChunk that returned an error took
 // nothing. Faults are counted, too: a test in which none happened tested nothing.
+// Stats counts those that were ordered, and Network.Harm what they did to a link's
+// traffic, which is nothing where there was none.
 //
 // # Time
 //

@@ -18,6 +18,7 @@ type link struct {
 	pipes       map[*pipe]struct{}
 	cutIn       int // chunks until a connection is cut; 0: none is
 	breaker     *time.Timer
+	harm        Harm
 }
 
 func newLink(n *Network, is Link) *link {
@@ -59,6 +60,7 @@ func (l *link) pass(size int, chunk bool, random float64) passage {
 	}
 	p := passage{gone: l.free, lost: l.partitioned || l.stalled}
 	p.arrives = p.gone.Add(l.is.Latency + time.Duration(random*float64(l.is.Jitter)))
+	l.suffer(l.is != l.net.o.Link && p.arrives.After(now.Add(l.net.o.Link.takes(size, random))))
 	if chunk && l.cutIn > 0 {
 		if l.cutIn--; l.cutIn == 0 {
 			p.cut = true
@@ -75,10 +77,31 @@ func (l *link) paced() (paced, jittery bool) {
 	return l.is.Bandwidth > 0, l.is.Jitter > 0
 }
 
+// suffer counts what faults do to a segment. l.mu is held.
+func (l *link) suffer(slowed bool) {
+	if l.partitioned {
+		l.harm.Cut++
+	}
+	if l.stalled {
+		l.harm.Stalled++
+	}
+	if slowed {
+		l.harm.Slowed++
+	}
+}
+
 // trip is the latency, whether dials get through, and what to wait for if not.
-func (l *link) trip() (latency time.Duration, partitioned bool, changed <-chan struct{}) {
+// first says that the dial has not been told before.
+func (l *link) trip(first bool) (latency time.Duration, partitioned bool, changed <-chan struct{}) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	switch {
+	case !first:
+	case l.partitioned:
+		l.harm.Cut++
+	case l.is.Latency > l.net.o.Link.Latency:
+		l.harm.Slowed++
+	}
 	return l.is.Latency, l.partitioned, l.changed
 }
 
@@ -126,6 +149,9 @@ func (l *link) breakAll() {
 	l.mu.Unlock()
 	for _, p := range pairs {
 		if p.reset() {
+			l.mu.Lock()
+			l.harm.Cut++
+			l.mu.Unlock()
 			l.net.count(func(s *Stats) { s.Faults.Broken++ })
 		}
 	}

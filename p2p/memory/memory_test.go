@@ -379,6 +379,76 @@ func TestStall(t *testing.T) {
 
 // A reset in the middle of everything destroys what was on the way, and the books
 // say exactly how much: by channel, in messages and in bytes.
+// What a fault does is counted where it does it, and an order that nobody meets is
+// not.
+func TestHarm(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fair := memory.Link{Latency: 10 * time.Millisecond, Jitter: 5 * time.Millisecond}
+		h := newHouse(t, 2, memory.Options{Link: fair, BreakAfter: time.Minute})
+		x, y := h.connect(0, 1)
+		a, b := h.id(0), h.id(1)
+		harmed := func(what string, want memory.Harm) {
+			t.Helper()
+			synctest.Wait()
+			if got := h.Harm(a, b); got != want {
+				t.Errorf("%s: %+v, want %+v", what, got, want)
+			}
+			if back := h.Harm(b, a); back != (memory.Harm{}) {
+				t.Errorf("%s: %+v the other way", what, back)
+			}
+		}
+		var want memory.Harm
+		mustSend(t, x, 1, []byte("fair"))
+		harmed("on a fair link", want)
+		h.PartitionOneWay(a, b)
+		h.Stall(a, b)
+		harmed("shut, and nothing sent", want)
+		h.Heal(a, b)
+		h.PartitionOneWay(a, b)
+		mustSend(t, x, 1, []byte("held"))
+		mustSend(t, y, 1, []byte("not held"))
+		want.Cut++
+		harmed("partitioned", want)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, err := h.node[0].Dial(ctx, h.at(1)); err == nil {
+			t.Error("a dial came through")
+		}
+		want.Cut++
+		harmed("a dial", want)
+		time.Sleep(time.Minute)
+		want.Cut++
+		harmed("a connection broke", want)
+		h.Heal(a, b)
+		x, _ = h.connect(0, 1)
+		h.Stall(a, b)
+		mustSend(t, x, 1, []byte("stalled"))
+		want.Stalled++
+		harmed("stalled", want)
+		h.Heal(a, b)
+		h.SetLink(a, b, memory.Link{Latency: 5 * time.Millisecond})
+		mustSend(t, x, 1, []byte("faster"))
+		harmed("faster", want)
+		h.SetLink(a, b, memory.Link{Latency: 20 * time.Millisecond})
+		mustSend(t, x, 1, []byte("later"))
+		want.Slowed++
+		harmed("a latency", want)
+		h.SetLink(a, b, memory.Link{Latency: fair.Latency, Jitter: fair.Jitter, Bandwidth: 1000})
+		mustSend(t, x, 1, []byte("narrow"))
+		want.Slowed++
+		harmed("a bandwidth", want)
+		h.SetLink(a, b, memory.Link{Latency: 20 * time.Millisecond})
+		if _, err := h.node[0].Dial(t.Context(), h.at(1)); err != nil {
+			t.Error(err)
+		}
+		want.Slowed++
+		harmed("a slow dial", want)
+		h.SetLink(a, b, fair)
+		mustSend(t, x, 1, []byte("fair again"))
+		harmed("fair again", want)
+	})
+}
+
 func TestResetIsCountedExactly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHouse(t, 2, memory.Options{MaxChunk: 100, Link: memory.Link{Latency: time.Second}})

@@ -55,6 +55,16 @@ type Link struct {
 	Bandwidth int
 }
 
+// takes is how long a segment is under way that finds the link free. random is in
+// [0,1).
+func (l Link) takes(size int, random float64) time.Duration {
+	d := l.Latency + time.Duration(random*float64(l.Jitter))
+	if l.Bandwidth > 0 {
+		d += time.Duration(float64(size) / float64(l.Bandwidth) * float64(time.Second))
+	}
+	return d
+}
+
 // Overhead is what a chunk weighs beside its data, in bytes.
 const Overhead = 16
 

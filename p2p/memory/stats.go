@@ -46,6 +46,23 @@ func (f Faults) Total() uint64 {
 	return f.Resets + f.Cuts + f.Broken + f.Crashes + f.Partitions + f.Stalls + f.SlowLinks + f.AcceptErrors + f.RefusedDials
 }
 
+// Harm is what the faults of a link, in one direction, have done so far: not how
+// often they were ordered, but whom they befell. One that nothing went through
+// has done none. What was on its way already when a link was shut is not counted.
+type Harm struct {
+	Cut     uint64 // chunks and dials that found the link partitioned, and connections that broke across it
+	Stalled uint64 // chunks that found it stalled
+	Slowed  uint64 // chunks and dials that took longer than Options.Link lets them, after a SetLink
+}
+
+// Harm returns what the faults of the link from one node to another have done.
+func (n *Network) Harm(from, to p2p.NodeID) Harm {
+	l := n.linkOf(from, to)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.harm
+}
+
 // Stats are a network's books.
 type Stats struct {
 	Channels    map[p2p.ChannelID]Count

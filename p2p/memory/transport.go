@@ -132,8 +132,8 @@ func (t *Transport) dial(ctx context.Context, e p2p.Endpoint) (*Connection, erro
 		return nil, ErrRefused
 	}
 	for _, l := range []*link{t.net.linkOf(t.id, to.id), t.net.linkOf(to.id, t.id)} {
-		for {
-			latency, shut, changed := l.trip()
+		for first := true; ; first = false {
+			latency, shut, changed := l.trip(first)
 			if !shut {
 				if err := t.pause(ctx, latency); err != nil {
 					return nil, err

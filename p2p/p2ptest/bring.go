@@ -4,15 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
+	"github.com/kith-p2p/kith/addrbook"
 	"github.com/kith-p2p/kith/p2p"
 	"github.com/kith-p2p/kith/p2p/memory"
 )
 
 // do brings a fault about. What cannot be now, since nobody is there or connected,
-// is tried again for two minutes. A fault is counted when it really happened; some
-// tell only later.
+// is tried again for two minutes. A fault is counted when it had an effect, which
+// most show only later: see effect.
 func (n *Network) do(s Step) { n.try(s, 24) }
 
 func (n *Network) try(s Step, tries int) {
@@ -30,17 +32,17 @@ func (n *Network) bring(l *life, s Step) (did bool) {
 	case FaultReset:
 		return n.reset(l, s) // counted there
 	case FaultSlowLink:
-		did = n.slowLink(l, s)
+		return n.slowLink(l, s)
 	case FaultOneWayPartition:
-		did = n.oneWay(l, s)
+		return n.oneWay(l, s)
 	case FaultPartition:
-		did = n.partition(l, s)
+		return n.partition(l, s)
 	case FaultCrash:
 		did = n.crash(l, s)
 	case FaultStopsReading:
-		did = n.stopReading(l, s)
+		return n.stopReading(l, s)
 	case FaultAcceptErrors:
-		return n.failAccepts(l, s) // counted there
+		return n.failAccepts(l, s)
 	case FaultAddressChange:
 		did = n.move(l)
 	case FaultStoreWriteError:
@@ -107,14 +109,17 @@ func (n *Network) reset(l *life, s Step) bool {
 	return true
 }
 
+// slowLink makes a link slow, so much that all that goes over it is late.
 func (n *Network) slowLink(l *life, s Step) bool {
 	id, _ := n.neighbour(l, s.Choice)
 	slow := memory.Link{
-		Latency: 200*time.Millisecond + time.Duration(s.Choice%8)*100*time.Millisecond, Jitter: 100 * time.Millisecond,
+		Latency: n.o.Link.Latency + n.o.Link.Jitter + 200*time.Millisecond + time.Duration(s.Choice%8)*100*time.Millisecond, Jitter: 100 * time.Millisecond,
 		Bandwidth: 4 << 10 << (s.Choice / 8 % 4),
 	}
-	there, back := n.weather.slow(l.node.id, id, slow), n.weather.slow(id, l.node.id, slow)
-	n.after(s.Lasts, func() { there(); back() })
+	ways := []way{{l.node.id, id}, {id, l.node.id}}
+	n.lasting(s, n.harm(ways, func(h memory.Harm) uint64 { return h.Slowed }), func() func() {
+		return n.weather.each(ways, func(from, to p2p.NodeID) func() { return n.weather.slow(from, to, slow) })
+	})
 	return true
 }
 
@@ -124,7 +129,7 @@ func (n *Network) oneWay(l *life, s Step) bool {
 	if s.Choice%2 == 0 {
 		from, to = to, from
 	}
-	n.after(s.Lasts, n.weather.cut(from, to))
+	n.cut(s, []way{{from, to}})
 	return true
 }
 
@@ -134,20 +139,21 @@ func (n *Network) partition(l *life, s Step) bool {
 	for _, i := range s.Others {
 		off[i] = true
 	}
-	var ends []func()
+	var ways []way
 	for i, a := range n.nodes {
 		for j, b := range n.nodes {
 			if off[i] && !off[j] {
-				ends = append(ends, n.weather.cut(a.id, b.id), n.weather.cut(b.id, a.id))
+				ways = append(ways, way{a.id, b.id}, way{b.id, a.id})
 			}
 		}
 	}
-	n.after(s.Lasts, func() {
-		for _, end := range ends {
-			end()
-		}
-	})
-	return len(ends) > 0
+	n.cut(s, ways)
+	return len(ways) > 0
+}
+
+// cut partitions links.
+func (n *Network) cut(s Step, ways []way) {
+	n.lasting(s, n.harm(ways, func(h memory.Harm) uint64 { return h.Cut }), func() func() { return n.weather.each(ways, n.weather.cut) })
 }
 
 // crash kills a node and has it come back, at another address at times.
@@ -167,6 +173,7 @@ func (n *Network) crash(l *life, s Step) bool {
 			return
 		}
 		n.checker.event("node %d is back", node.index)
+		n.introduceAll()
 		n.checker.note(node.checkBans())
 	})
 	return true
@@ -175,21 +182,19 @@ func (n *Network) crash(l *life, s Step) bool {
 // stopReading makes a node stop reading: its reactors, or its connections.
 func (n *Network) stopReading(l *life, s Step) bool {
 	if s.Choice%2 == 0 {
-		l.traffic.hold()
-		n.after(s.Lasts, l.traffic.release)
+		n.lasting(s, l.traffic.waited.Load, func() func() {
+			l.traffic.hold()
+			return l.traffic.release
+		})
 		return true
 	}
-	var ends []func()
+	var ways []way
 	for _, other := range n.nodes {
 		if other != l.node {
-			ends = append(ends, n.weather.stall(other.id, l.node.id))
+			ways = append(ways, way{other.id, l.node.id})
 		}
 	}
-	n.after(s.Lasts, func() {
-		for _, end := range ends {
-			end()
-		}
-	})
+	n.lasting(s, n.harm(ways, func(h memory.Harm) uint64 { return h.Stalled }), func() func() { return n.weather.each(ways, n.weather.stall) })
 	return true
 }
 
@@ -208,18 +213,43 @@ func (n *Network) move(l *life) bool {
 			n.mem.Reset(l.node.id, other.id)
 		}
 	}
+	n.introduceAll()
 	return true
+}
+
+// introduceAll is called when a node has moved or is back. Once anybody has moved
+// it tells each node that knows no other's address any more of one, as its operator
+// would: no dial of its own could find anybody.
+func (n *Network) introduceAll() {
+	if n.moves == len(n.nodes) {
+		return
+	}
+	for _, node := range n.nodes {
+		if l := node.alive(); l != nil {
+			n.introduce(l)
+		}
+	}
+}
+
+func (n *Network) introduce(l *life) {
+	node := l.node
+	for _, other := range n.nodes {
+		if other != node && slices.Contains(l.pm.Addresses(other.id), other.Address()) {
+			return
+		}
+	}
+	next := n.nodes[(node.index+1)%len(n.nodes)].Address()
+	if _, err := l.pm.AddFrom(next, p2p.Source{Kind: addrbook.Bootstrap}); err != nil {
+		n.checker.fail(fmt.Errorf("node %d cannot be told of %v: %w", node.index, next, err))
+	}
 }
 
 // failAccepts makes a node's Accepts fail, the one that waits and those to come.
 func (n *Network) failAccepts(l *life, s Step) bool {
-	l.transport.failing.Store(true)
-	n.mem.FailAccepts(l.node.id, errTooManyFiles)
-	n.after(s.Lasts, func() {
-		l.transport.failing.Store(false)
-		if l.transport.failed.Load() > 0 {
-			n.checker.happened(FaultAcceptErrors)
-		}
+	n.lasting(s, l.transport.failed.Load, func() func() {
+		l.transport.failing.Store(true)
+		n.mem.FailAccepts(l.node.id, errTooManyFiles)
+		return func() { l.transport.failing.Store(false) }
 	})
 	return true
 }

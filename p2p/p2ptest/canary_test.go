@@ -128,6 +128,8 @@ func TestSimulationCanFail(t *testing.T) {
 				n.sabotage(node.alive())
 			}
 		}, "after the last fault: node"},
+		"nobody knows anybody":                         {func(n *Network) { n.split(5) }, "after the last fault: node 0 has no peer"},
+		"two networks that know nothing of each other": {func(n *Network) { n.split(2) }, "the network has fallen apart: over sessions node 0 reaches 3 of the 5 nodes that are up"},
 		"a user's own invariant": {func(n *Network) {
 			n.o.Check = func(node *Node) error {
 				if node.Index() == 2 && node.Router() != nil && n.Since() > 5*time.Minute {
@@ -151,6 +153,29 @@ func TestSimulationCanFail(t *testing.T) {
 			t.Errorf("%s: the seed is not told: %q", name, said)
 		}
 	}
+}
+
+// split makes a network fall apart by number, modulo the count of its parts, none
+// of which knows of any other.
+func (n *Network) split(parts int) {
+	forget := func() {
+		for i, node := range n.nodes {
+			for j, other := range n.nodes {
+				if i%parts != j%parts {
+					node.alive().pm.Book().Forget(other.id)
+				}
+			}
+		}
+	}
+	forget()
+	for i, node := range n.nodes {
+		for j, other := range n.nodes {
+			if i%parts != j%parts {
+				n.mem.Reset(node.id, other.id)
+			}
+		}
+	}
+	forget()
 }
 
 // A plan in which nothing happens, or not all that was meant to, is a failure.
@@ -216,4 +241,25 @@ func TestNetworkReactor(t *testing.T) {
 			t.Error("a node lives on after Close")
 		}
 	})
+}
+
+// Every node is looked at, and all of it, when a fault ends: what is wrong for a
+// second from then on, of a node to which nothing happens, is seen.
+func TestRegressionEndOfFaultUnchecked(t *testing.T) {
+	t.Parallel()
+	p := NewPlan(PlanOptions{Nodes: 5, Seed: 3, Length: 10 * time.Minute, Weights: map[Fault]int{FaultReset: 1}})
+	p.Steps = []Step{{At: 9 * time.Minute, Fault: FaultReset, Choice: 1}}
+	said := canary(t, NetworkOptions{Nodes: 5, Seed: 3, Traffic: -1}, p, func(n *Network) {
+		l, stranger := n.nodes[0].alive(), p2p.NodeID(strings.Repeat("ab", 20))
+		a := l.node.Address()
+		a.NodeID = stranger
+		if _, err := l.pm.Book().Add(a, addrbook.Source{Kind: addrbook.Manual}); err != nil {
+			t.Error(err)
+		}
+		n.after(3*time.Minute+17*time.Second, func() { l.pm.Book().Hold(stranger) })
+		time.AfterFunc(3*time.Minute+18*time.Second, func() { l.pm.Book().Release(stranger, time.Time{}) })
+	})
+	if !strings.Contains(said, "reserved") {
+		t.Errorf("the simulation says %q", said)
+	}
 }

@@ -41,8 +41,9 @@
 //		}
 //	}
 //
-// The nodes send each other numbered messages, and after every update of a peer,
-// every fault and every message a checker looks at what must hold:
+// The nodes send each other numbered messages, and a checker looks at what must
+// hold: at every node when a fault begins or ends and every two minutes, at the
+// node that was told when a peer came or went, at the channel of every message.
 //
 //   - a node has one session with a peer, none with itself or with one that it has
 //     banned, and no more of them than MaxConnected and its like allow; what
@@ -58,9 +59,11 @@
 //   - a hostile peer is refused, cut off or counted, whichever its step asks for.
 //
 // When the plan is over, every node must be back at its target within two maximal
-// pauses between dials, and every connection must have a session at both ends. What
-// is left running after Close makes synctest fail the test. A fault of the plan
-// that never happened is a failure, too.
+// pauses between dials, with a peer at least and a way over sessions to every other
+// node, and every connection must have a session at both ends. What is left running
+// after Close makes synctest fail the test. A fault of the plan that never happened
+// is a failure, too; one that nobody met, such as a slow link over which nothing
+// went, did not happen.
 //
 // One seed is one plan: a failure names it, with the steps and events before. How
 // goroutines take turns is not decided by the seed, so a failure may need the same

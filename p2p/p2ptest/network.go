@@ -88,6 +88,7 @@ type Network struct {
 	stirred chan struct{} // one token: a peer came or went somewhere
 	began   time.Time
 	undo    []undoing // owned by Run's goroutine, the earliest first
+	effects []*effect // likewise: faults that have not shown one yet
 	looked  time.Time // when it looked at every node
 	weather *weather
 	hostile sync.WaitGroup  // steps of hostile peers under way

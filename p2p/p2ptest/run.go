@@ -127,6 +127,7 @@ func (n *Network) run(p Plan) (*Report, error) {
 
 // missed are the faults of a plan that did not happen.
 func (n *Network) missed(p Plan) (missed []Fault) {
+	n.weigh()
 	var r Report
 	n.fill(&r, n.began)
 	for _, kind := range slices.Sorted(maps.Keys(p.Options.Weights)) {
@@ -215,7 +216,8 @@ func (n *Network) after(d time.Duration, do func()) {
 // look is how often every node is looked at when nothing happens.
 const look = 2 * time.Minute
 
-// advance lets time pass until at, and checks after every event.
+// advance lets time pass until at, and checks after every event: where a peer came
+// or went the nodes that were told of it, after a fault began or ended all.
 func (n *Network) advance(at time.Time) error {
 	for {
 		next := at
@@ -236,6 +238,7 @@ func (n *Network) advance(at time.Time) error {
 			u := n.undo[0]
 			n.undo = n.undo[1:]
 			u.do()
+			all = true
 		}
 		if err := n.settle(all); err != nil {
 			return err
@@ -259,9 +262,6 @@ func (n *Network) settle(all bool) error {
 			continue
 		}
 		v := l.view(true)
-		if all {
-			v.held = l.held()
-		}
 		n.checker.note(v.check())
 		n.checker.note(n.checker.tooLong(l, v.stats))
 		if c := n.o.Check; c != nil {
@@ -290,9 +290,11 @@ func (n *Network) reach(most time.Duration) error {
 // missing says who is not at its target: as many peers that it dialled as it
 // wants, unless it has all that it may have or all that there are, and every
 // persistent one. A peer that moved and of whose new address the node has not
-// heard yet does not count: no dial could find it.
+// heard yet does not count: no dial could find it. Since by that a node which knows
+// nobody wants for nothing, each must have a peer, and a way to each other over
+// sessions, too.
 func (n *Network) missing() error {
-	var faults []error
+	faults := n.apart()
 	for _, node := range n.nodes {
 		l := node.alive()
 		if l == nil {
@@ -328,6 +330,43 @@ func (n *Network) missing() error {
 		}
 	}
 	return errors.Join(faults...)
+}
+
+// apart says which nodes have no peer, and that those that are up do not all reach
+// each other over sessions.
+func (n *Network) apart() (faults []error) {
+	up := 0
+	reached := make(map[p2p.NodeID]bool)
+	var first *Node
+	for _, node := range n.nodes {
+		l := node.alive()
+		if l == nil {
+			continue
+		}
+		up++
+		if first == nil {
+			first = node
+		}
+		if len(l.router.Stats().Peers) == 0 {
+			faults = append(faults, fmt.Errorf("node %d has no peer", node.index))
+		}
+	}
+	for next := []*Node{first}; len(next) > 0 && first != nil; next = next[1:] {
+		l := next[0].alive()
+		if l == nil || reached[l.node.id] {
+			continue
+		}
+		reached[l.node.id] = true
+		for _, p := range l.router.Stats().Peers {
+			if other := n.byID(p.ID); other != nil {
+				next = append(next, other)
+			}
+		}
+	}
+	if len(reached) < up {
+		faults = append(faults, fmt.Errorf("the network has fallen apart: over sessions node %d reaches %d of the %d nodes that are up", first.index, len(reached), up))
+	}
+	return faults
 }
 
 // prospects says what a node knows of another.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/protobuf/types/known/wrapperspb"
@@ -41,6 +42,8 @@ type traffic struct {
 	l     *life
 	rng   *rand.Rand // the sender's
 	chans map[p2p.ChannelID]*p2p.TypedChannel[*payload]
+
+	waited atomic.Uint64 // messages that were received, and then held
 
 	mu     sync.Mutex // guards the rest
 	held   chan struct{}
@@ -111,6 +114,7 @@ func (t *traffic) wait(ctx context.Context) {
 	held := t.held
 	t.mu.Unlock()
 	if held != nil {
+		t.waited.Add(1)
 		select {
 		case <-held:
 		case <-ctx.Done():

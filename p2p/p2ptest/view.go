@@ -23,7 +23,7 @@ type view struct {
 
 	// Of a settled view: nothing was under way when it was taken, but time.
 	settled bool
-	held    []p2p.NodeID // peers that the address book keeps out of its picks; not always looked at
+	held    []p2p.NodeID // peers that the address book keeps out of its picks
 }
 
 // view looks at a node. Only in a settled moment is everything seen at one time.
@@ -37,6 +37,7 @@ func (l *life) view(settled bool) view {
 			v.banned = append(v.banned, p2p.NodeID(c.Identity))
 		}
 	}
+	v.held = l.held()
 	return v
 }
 

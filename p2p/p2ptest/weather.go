@@ -32,6 +32,19 @@ func (w *weather) at(from, to p2p.NodeID) *troubles {
 	return t
 }
 
+// each brings the same about on several links; the result ends it on all of them.
+func (w *weather) each(ways []way, do func(from, to p2p.NodeID) (end func())) (end func()) {
+	var ends []func()
+	for _, l := range ways {
+		ends = append(ends, do(l.from, l.to))
+	}
+	return func() {
+		for _, end := range ends {
+			end()
+		}
+	}
+}
+
 // cut partitions a link in one direction, stall stops what it carries, slow makes
 // it slow; the result ends that again.
 func (w *weather) cut(from, to p2p.NodeID) (end func()) {
