@@ -26,7 +26,7 @@ func (l *serverLink) vet(m *method, f flags) *Error {
 		return err
 	}
 	if l.s.draining() {
-		return &Error{Code: CodeUnavailable, Message: "the server is stopping", Refused: true}
+		return l.stopping()
 	}
 	if after, full := l.state.limiter.full(); full {
 		return tooMany("from this peer", after)
@@ -62,6 +62,16 @@ func tooMany(which string, after time.Duration) *Error {
 	return &Error{Code: CodeResourceExhausted, Message: "too many calls " + which, RetryAfter: after, Refused: true}
 }
 
+// stopping refuses a call because of Stop. The plain wire has but one reset code
+// that says that nobody has seen the call.
+func (l *serverLink) stopping() *Error {
+	code := CodeUnavailable
+	if l.plain != nil {
+		code = CodeResourceExhausted
+	}
+	return &Error{Code: code, Message: "the server is stopping", Refused: true}
+}
+
 var errLate = &Error{Code: CodeDeadlineExceeded, Message: "the deadline passed before the call had its turn", Refused: true}
 
 // gone implements the caller of a wait: it begins to look at the stream.
@@ -78,8 +88,11 @@ func (l *serverLink) gone() <-chan struct{} {
 }
 
 // gaveUp is why a call is refused whose wait has ended without a place: e,
-// unless its caller did not want to wait any longer.
+// unless its caller did not want to wait any longer, or Stop has begun.
 func (l *serverLink) gaveUp(e *Error) *Error {
+	if e != errLate && l.s.draining() {
+		e = l.stopping()
+	}
 	c := l.pending
 	if c == nil {
 		return e
@@ -90,7 +103,7 @@ func (l *serverLink) gaveUp(e *Error) *Error {
 		return errLate
 	case errors.Is(cause, context.Canceled):
 		return &Error{Code: CodeCanceled, Refused: true}
-	case cause != nil:
+	case cause != nil && !l.s.draining():
 		return &Error{Code: CodeUnavailable, Message: "the call ended before it had its turn", Refused: true}
 	}
 	return e

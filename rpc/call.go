@@ -214,6 +214,12 @@ func (l *clientLink) answer(resp *Response) (header, error) {
 		return header{}, unexpected(err)
 	}
 	switch h.kind {
+	case kindPing, kindGoaway:
+		if h.call != 0 {
+			return h, fmt.Errorf("%w: %s of call %d", ErrOutOfOrder, h.kind, h.call)
+		}
+	}
+	switch h.kind {
 	case kindPing:
 		p, err := l.in.view(h.size)
 		if err != nil || h.flags&flagAnswer != 0 {

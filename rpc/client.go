@@ -161,7 +161,7 @@ func (c *Client) attempts(ctx context.Context, r *Request, o callOptions) (*Resp
 		}
 		c.retries.Add(1)
 		if !sleep(ctx, c.done, wait) {
-			return nil, err
+			return nil, c.cutShort(ctx, err)
 		}
 	}
 }

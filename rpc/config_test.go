@@ -81,9 +81,12 @@ var optionTests = map[string]func(*testing.T){
 		c, s, id := pair(t, &ServerConfig{ConnectTimeout: short}, nil)
 		wantReset(t, rawStream(t, c.h, id, Protocol), CodeDeadlineExceeded)
 		wantReset(t, rawStream(t, c.h, id, echoID), CodeDeadlineExceeded)
-		if n := s.Stats().Faults.Unfinished; n != 2 {
-			t.Errorf("%d counted", n)
-		}
+		eventually(t, func() string {
+			if n := s.Stats().Faults.Unfinished; n != 2 {
+				return fmt.Sprintf("%d counted", n)
+			}
+			return ""
+		})
 	},
 	"ServerConfig.IdleTimeout": func(t *testing.T) {
 		c, s, id := pair(t, &ServerConfig{IdleTimeout: short}, nil)

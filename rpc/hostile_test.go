@@ -236,6 +236,8 @@ func TestBadInputFromServers(t *testing.T) {
 		{"malformed error", frames(nil).add(kindError, 0, 1, []byte{0}), false, ErrMalformed, CodeInternal, malformed},
 		{"error of code OK", frames(nil).add(kindError, 0, 1, []byte{0, 0, 0, 0}), false, ErrMalformed, CodeInternal, malformed},
 		{"malformed goaway", frames(nil).add(kindGoaway, 0, 0, nil), false, ErrMalformed, CodeInternal, malformed},
+		{"ping of a call", frames(nil).add(kindPing, 0, 1, []byte("x")), false, ErrOutOfOrder, CodeInternal, outOfOrder},
+		{"goaway of a call", frames(nil).add(kindGoaway, 0, 1, appendGoaway(nil, goaway{last: 1})), false, ErrOutOfOrder, CodeInternal, outOfOrder},
 		{"invoke of a server", frames(nil).invoke(1, "/x", flagUnary), false, ErrOutOfOrder, CodeInternal, outOfOrder},
 		{"cancel of a server", frames(nil).add(kindCancel, 0, 1, []byte{1}), false, ErrOutOfOrder, CodeInternal, outOfOrder},
 		{"headers twice", frames(nil).add(kindHeaders, 0, 1, []byte{0}).add(kindHeaders, 0, 1, []byte{0}), false, ErrOutOfOrder, CodeInternal, outOfOrder},

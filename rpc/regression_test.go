@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"reflect"
 	"runtime"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
 )
 
 // The faults of PointSub v0.0.2, none of which may come back. Each test is
@@ -448,5 +450,108 @@ func TestRegressionStartIsAtomic(t *testing.T) {
 	}
 	if len(s.Services("")) != 5 {
 		t.Errorf("%+v", s.Services(""))
+	}
+}
+
+// How soon a call ends was not looked at: a sleep of a second on the way out went
+// unnoticed. Other work on the machine may delay any one of them, so the fastest of a
+// few counts.
+func TestRegressionCallsEndAtOnce(t *testing.T) {
+	const atOnce, tries = 500 * time.Millisecond, 5
+	waiting := func(t *testing.T) (*Client, peer.ID, func(int)) {
+		c, s, id := pair(t, nil, nil)
+		entered := make(chan bool, tries)
+		handle(t, s, "/kith-test/wait", func(ctx context.Context, _ *Request) (*Response, error) {
+			entered <- true
+			<-ctx.Done()
+			return nil, ctx.Err()
+		})
+		return c, id, func(int) { await(t, "handler", entered) }
+	}
+	for _, tc := range []struct {
+		name  string
+		setUp func(t *testing.T) (c *Client, id peer.ID, ready func(try int))
+		after time.Duration // 0: cancelled when ready; otherwise by this deadline
+	}{
+		{"while the handler runs", waiting, 0},
+		{"by the deadline", func(t *testing.T) (*Client, peer.ID, func(int)) {
+			c, s, id := pair(t, nil, nil)
+			release := make(chan bool)
+			t.Cleanup(func() { close(release) })
+			handle(t, s, "/kith-test/wait", func(context.Context, *Request) (*Response, error) {
+				<-release // so that no answer comes
+				return nil, nil
+			})
+			return c, id, func(int) {}
+		}, short},
+		{"in mid-read", func(t *testing.T) (*Client, peer.ID, func(int)) {
+			a, b := tcpHosts(t)
+			wrote := make(chan bool, tries)
+			b.SetStreamHandler(Protocol, func(s network.Stream) {
+				buf := make([]byte, 1024)
+				s.Read(buf)
+				s.Write(append(appendHeader(nil, kindMessage, flagEnd, 1, 1<<20), make([]byte, 100<<10)...)) // and no more
+				wrote <- true
+				s.Read(buf)
+				s.Reset()
+			})
+			return newClient(t, a, nil), b.ID(), func(int) { await(t, "part of the answer", wrote) }
+		}, 0},
+		{"on the plain wire", func(t *testing.T) (*Client, peer.ID, func(int)) {
+			a, b := tcpHosts(t)
+			entered := make(chan bool, tries)
+			b.SetStreamHandler("/kith-test/wait", func(s network.Stream) {
+				buf := make([]byte, 1024)
+				s.Read(buf)
+				entered <- true
+				s.Read(buf)
+				s.Reset()
+			})
+			t.Cleanup(func() { b.RemoveStreamHandler("/kith-test/wait") })
+			return newClient(t, a, nil), b.ID(), func(int) { await(t, "handler", entered) }
+		}, 0},
+		{"in back-off", func(t *testing.T) (*Client, peer.ID, func(int)) {
+			c, s, id := pair(t, nil, nil)
+			handle(t, s, "/kith-test/wait", func(context.Context, *Request) (*Response, error) { return nil, nil })
+			s.cfg.Authorize = func(Caller) error {
+				return &Error{Code: CodeUnavailable, RetryAfter: 10 * time.Second}
+			}
+			return c, id, func(try int) { wantRetries(t, c, uint64(try)) }
+		}, 0},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			c, id, ready := tc.setUp(t)
+			fastest := time.Duration(math.MaxInt64)
+			for try := 1; try <= tries && fastest >= atOnce; try++ {
+				ctx, cancel := context.WithCancel(t.Context())
+				want := CodeCanceled
+				if tc.after > 0 {
+					ctx, cancel = context.WithTimeout(t.Context(), tc.after)
+					want = CodeDeadlineExceeded
+				}
+				type end struct {
+					at  time.Time
+					err error
+				}
+				done := make(chan end, 1)
+				go func() {
+					_, err := c.Send(ctx, id, "/kith-test/wait", nil)
+					done <- end{time.Now(), err}
+				}()
+				ended, fixed := ctx.Deadline()
+				if !fixed {
+					ready(try)
+					ended = time.Now()
+					cancel()
+				}
+				e := await(t, "end of the call", done)
+				wantCode(t, e.err, want)
+				fastest = min(fastest, e.at.Sub(ended))
+				cancel()
+			}
+			if fastest >= atOnce {
+				t.Errorf("of %d calls the fastest ended %s after its context", tries, fastest)
+			}
+		})
 	}
 }

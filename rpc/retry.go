@@ -101,6 +101,18 @@ func sleep(ctx context.Context, done <-chan struct{}, d time.Duration) bool {
 	return false
 }
 
+// cutShort is how a call ends whose wait for the next attempt was cut short, by
+// Close or by the end of ctx. How the last attempt failed is a cause, too.
+func (c *Client) cutShort(ctx context.Context, last error) *Error {
+	code, why := CodeOf(ctx.Err()), context.Cause(ctx)
+	select {
+	case <-c.done:
+		code, why = CodeCanceled, ErrClientClosed
+	default:
+	}
+	return callErrorf(code, "before the call was made again: %w; the last attempt: %w", why, last)
+}
+
 // budget bounds retries to a share of the calls: each call earns the share,
 // each retry costs one.
 type budget struct {

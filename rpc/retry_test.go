@@ -13,6 +13,9 @@ import (
 	corehost "github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
+
+	"github.com/kith-p2p/kith/stream"
 )
 
 // What is made again, and what is not.
@@ -376,5 +379,157 @@ func TestCallsToOneself(t *testing.T) {
 	startEcho(t, s)
 	if resp, err := c.Send(ctxOf(t), h.ID(), echoID, []byte("me")); err != nil || string(resp) != "me" {
 		t.Errorf("%q, %v", resp, err)
+	}
+}
+
+// A call that was cancelled while it waited to be made again ended with the error
+// of the attempt before.
+func TestRegressionCancelInBackoff(t *testing.T) {
+	refusal := &Error{Code: CodeResourceExhausted, Message: "not now", RetryAfter: 10 * time.Second}
+	for _, tc := range []struct {
+		name string
+		end  func(*Client, context.CancelFunc)
+		is   error
+	}{
+		{"by its context", func(_ *Client, cancel context.CancelFunc) { cancel() }, context.Canceled},
+		{"by Close", func(c *Client, _ context.CancelFunc) { c.Close() }, ErrClientClosed},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			c, s, id := pair(t, nil, nil)
+			s.cfg.Authorize = func(Caller) error { return refusal }
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			done := make(chan error, 1)
+			go func() {
+				_, err := c.Send(ctx, id, echoID, nil)
+				done <- err
+			}()
+			wantRetries(t, c, 1)
+			tc.end(c, cancel)
+			err := await(t, "end of the call", done)
+			if wantCode(t, err, CodeCanceled); !errors.Is(err, tc.is) || !errors.Is(err, CodeResourceExhausted) {
+				t.Errorf("%v: want %v, and the last attempt as a cause", err, tc.is)
+			}
+			if n := s.Stats().Calls; n != 1 {
+				t.Errorf("made %d times", n)
+			}
+		})
+	}
+}
+
+// wantRetries waits until a client has decided so often to make a call again.
+func wantRetries(t *testing.T, c *Client, n uint64) {
+	t.Helper()
+	eventually(t, func() string {
+		if got := c.Stats().Retries; got != n {
+			return fmt.Sprintf("%d retries, not %d", got, n)
+		}
+		return ""
+	})
+}
+
+// A call that waited for a place when Stop began was told that there are too many
+// calls, and to come back.
+func TestRegressionStopRefusesWhoWaits(t *testing.T) {
+	const id protocol.ID = "/kith-test/narrow"
+	for _, wire := range []string{"framed", "plain"} {
+		t.Run(wire, func(t *testing.T) {
+			a, b := tcpHosts(t)
+			s := newServer(t, b, nil)
+			release := make(chan bool)
+			entered := make(chan bool, 2)
+			handle(t, s, id, func(context.Context, *Request) (*Response, error) {
+				entered <- true
+				<-release
+				return nil, nil
+			}, WithLimits(Limits{Concurrent: 1, QueueTime: time.Hour}))
+			request := frames(nil).invoke(1, string(id), flagUnary).add(kindMessage, flagEnd, 1, nil)
+			first := rawStream(t, a, b.ID(), Protocol)
+			first.Write(request)
+			await(t, "handler", entered)
+			var second *stream.Conn
+			if wire == "framed" {
+				second = rawStream(t, a, b.ID(), Protocol)
+				second.Write(request)
+			} else {
+				second = rawStream(t, a, b.ID(), id)
+				second.Write([]byte{0, 0, 0, 1, 'x'})
+			}
+			wantQueued(t, s, 1)
+			stopped := make(chan error, 1)
+			go func() { stopped <- s.Stop() }()
+			if wire == "framed" {
+				f := readFrame(t, second)
+				e, err := parseError(f.payload)
+				if f.kind != kindError || f.flags != flagRefused || err != nil || e.Code != CodeUnavailable || e.RetryAfter != 0 || e.Message != "the server is stopping" {
+					t.Errorf("%+v: %+v, %v", f, e, err)
+				}
+			} else {
+				wantReset(t, second, CodeResourceExhausted) // which says there that it was refused
+			}
+			close(release)
+			if err := await(t, "end of Stop", stopped); err != nil || len(entered) != 0 {
+				t.Errorf("%v, %d more ran", err, len(entered))
+			}
+		})
+	}
+}
+
+// When a call is made again: exponential, jittered, not before the peer has asked
+// for it, and not at all where that is of no use.
+func TestWaitBeforeARetry(t *testing.T) {
+	refused := &Error{Code: CodeResourceExhausted, Refused: true}
+	asked := func(d time.Duration) error {
+		return &Error{Code: CodeResourceExhausted, Refused: true, RetryAfter: d}
+	}
+	const first, most = 100 * time.Millisecond, maxRetryWait
+	for _, tc := range []struct {
+		name       string
+		err        error
+		attempt    int
+		moved      int
+		within     time.Duration // the context's; 0: no deadline
+		least, max time.Duration // max 0: it is not made again
+	}{
+		{"first", refused, 0, 0, 0, 75 * time.Millisecond, 125 * time.Millisecond},
+		{"second", refused, 1, 0, 0, 150 * time.Millisecond, 250 * time.Millisecond},
+		{"third", refused, 2, 0, 0, 300 * time.Millisecond, 500 * time.Millisecond},
+		{"sixth", refused, 5, 0, 0, 2400 * time.Millisecond, 4 * time.Second},
+		{"third, of which two only moved", refused, 2, 2, 0, 75 * time.Millisecond, 125 * time.Millisecond},
+		{"bounded", refused, 18, 0, 0, most * 3 / 4, most},
+		{"the last that is allowed", refused, 19, 0, 0, most * 3 / 4, most},
+		{"too many", refused, 20, 0, 0, 0, 0},
+		{"asked for 2 s", asked(2 * time.Second), 0, 0, 0, 2 * time.Second, 3 * time.Second},
+		{"asked for 2 s, later on", asked(2 * time.Second), 9, 0, 0, 2 * time.Second, 3 * time.Second},
+		{"asked for 2 s by goaway", &goneError{goaway{code: CodeUnavailable, retryAfter: 2 * time.Second}}, 0, 0, 0, 2 * time.Second, 3 * time.Second},
+		{"asked for too long", asked(most + time.Second), 0, 0, 0, 0, 0},
+		{"asked for 2 s, a deadline before", asked(2 * time.Second), 0, 0, time.Second, 0, 0},
+		{"asked for 2 s, a deadline after", asked(2 * time.Second), 0, 0, time.Hour, 2 * time.Second, 3 * time.Second},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			c := &Client{cfg: (&ClientConfig{RetryInterval: first, MaxRetries: 20}).withDefaults()}
+			ctx := t.Context()
+			if tc.within > 0 {
+				var cancel context.CancelFunc
+				ctx, cancel = context.WithTimeout(ctx, tc.within)
+				defer cancel()
+			}
+			waits := map[time.Duration]bool{}
+			for range 100 {
+				c.budget.have = budgetMax
+				moved := tc.moved
+				wait, ok := c.again(ctx, tc.err, tc.attempt, &moved, callOptions{})
+				if ok != (tc.max > 0) {
+					t.Fatalf("made again: %v, after %s", ok, wait)
+				}
+				if wait < tc.least || wait > tc.max {
+					t.Fatalf("%s is not between %s and %s", wait, tc.least, tc.max)
+				}
+				waits[wait] = true
+			}
+			if tc.max > 0 && len(waits) < 10 {
+				t.Errorf("100 waits are of %d lengths: all come back together", len(waits))
+			}
+		})
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/klauspost/compress/zstd"
 	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
@@ -38,7 +39,7 @@ type sFrame struct {
 
 const (
 	sInvoke, sHeaders, sMessage, sHalfClose, sError, sCancel, sPing, sGoaway, sWindow = 1, 2, 3, 4, 5, 6, 7, 8, 9
-	sEnd, sAccept, sUnary, sAnswer                                                    = 0x01, 0x04, 0x08, 0x20
+	sEnd, sZstd, sAccept, sUnary, sAnswer                                             = 0x01, 0x02, 0x04, 0x08, 0x20
 )
 
 func (f sFrame) append(b []byte) []byte {
@@ -404,6 +405,158 @@ func TestSecondImplementationServes(t *testing.T) {
 	}
 	if n := cancels.Load(); n != 1 {
 		t.Errorf("%d cancels", n)
+	}
+	if f := c.Stats().Faults; f != (rpc.Faults{}) {
+		t.Errorf("%+v", f)
+	}
+}
+
+// sSqueeze and sExpand are the compression of the specification: one zstd frame.
+func sSqueeze(t *testing.T, b []byte) []byte {
+	e, err := zstd.NewWriter(nil, zstd.WithWindowSize(1<<20))
+	if err != nil {
+		t.Error(err)
+		return nil
+	}
+	defer e.Close()
+	return e.EncodeAll(b, nil)
+}
+
+func sExpand(t *testing.T, b []byte) []byte {
+	d, err := zstd.NewReader(nil, zstd.WithDecoderMaxWindow(1<<20))
+	if err != nil {
+		t.Error(err)
+		return nil
+	}
+	defer d.Close()
+	out, err := d.DecodeAll(b, nil)
+	if err != nil {
+		t.Error(err)
+	}
+	return out
+}
+
+// A compressed message and a codec's name each way, when the second implementation
+// calls.
+func TestSecondImplementationCallsCompressed(t *testing.T) {
+	a, b := sHosts(t)
+	srv, err := rpc.NewServer(b, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer srv.Stop()
+	if err := rpc.Handle(srv, "/second/twice", func(_ context.Context, l []string) ([]string, error) { return append(l, l...), nil }); err != nil {
+		t.Fatal(err)
+	}
+	s, r := sStream(t, a, b.ID(), second)
+	list := make([]string, 1000)
+	for i := range list {
+		list[i] = fmt.Sprint("line ", i)
+	}
+	body, err := json.Marshal(list)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := json.Marshal(append(list, list...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for call, accept := range []byte{sAccept, 0} { // who does not say that it reads it gets none
+		n := uint64(call + 1)
+		out := sFrame{sInvoke, sUnary | accept, n, sInvokePayload("/second/twice", 0, "codec", "json")}.append(nil)
+		out = sFrame{sMessage, sEnd | sZstd | accept, n, sSqueeze(t, body)}.append(out)
+		if _, err := s.Write(out); err != nil {
+			t.Fatal(err)
+		}
+		f, err := sRead(r)
+		if err != nil || f.kind != sHeaders || f.call != n {
+			t.Fatalf("%+v, %v", f, err)
+		}
+		if count, name, value := sTake(&f.payload), sTakeString(&f.payload), sTakeString(&f.payload); count != 1 || name != "codec" || value != "json" {
+			t.Errorf("%d headers, %q: %q", count, name, value)
+		}
+		f, err = sRead(r)
+		if err != nil || f.kind != sMessage || f.call != n || f.flags&sEnd == 0 || f.flags&sAccept == 0 || f.flags&sZstd != 0 != (accept != 0) {
+			t.Fatalf("%d, flags 0x%x, call %d, %v", f.kind, f.flags, f.call, err)
+		}
+		if accept != 0 {
+			f.payload = sExpand(t, f.payload)
+		}
+		if !bytes.Equal(f.payload, want) {
+			t.Errorf("an answer of %d bytes, want %d", len(f.payload), len(want))
+		}
+	}
+	if f := srv.Stats().Faults; f != (rpc.Faults{}) {
+		t.Errorf("%+v", f)
+	}
+}
+
+// The same when it serves.
+func TestSecondImplementationServesCompressed(t *testing.T) {
+	a, b := sHosts(t)
+	var asItIs, compressed atomic.Int32 // requests
+	b.SetStreamHandler(second, func(s network.Stream) {
+		defer s.Close()
+		r := bufio.NewReader(s)
+		var accept byte
+		for {
+			f, err := sRead(r)
+			if err != nil {
+				return
+			}
+			switch f.kind {
+			case sInvoke:
+				accept = f.flags & sAccept
+				method, _, count := sTakeString(&f.payload), sTake(&f.payload), sTake(&f.payload)
+				if name, value := sTakeString(&f.payload), sTakeString(&f.payload); method != "/second/twice" || count != 1 || name != "codec" || value != "json" {
+					t.Errorf("%s: %d headers, %q: %q", method, count, name, value)
+				}
+			case sMessage:
+				if f.flags&sZstd != 0 {
+					compressed.Add(1)
+					f.payload = sExpand(t, f.payload)
+				} else {
+					asItIs.Add(1)
+				}
+				var list []string
+				if err := json.Unmarshal(f.payload, &list); err != nil || accept == 0 {
+					t.Errorf("%d bytes, %v, accept 0x%x", len(f.payload), err, accept)
+				}
+				answer, err := json.Marshal(append(list, list...))
+				if err != nil {
+					t.Error(err)
+				}
+				out := sFrame{sHeaders, sAccept, f.call, sString(sString([]byte{1}, "codec"), "json")}.append(nil)
+				out = sFrame{sMessage, sEnd | sZstd | sAccept, f.call, sSqueeze(t, answer)}.append(out)
+				if _, err := s.Write(out); err != nil {
+					return
+				}
+			default:
+				t.Errorf("kind %d", f.kind)
+			}
+		}
+	})
+	defer b.RemoveStreamHandler(second)
+	c, err := rpc.NewClient(a, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	ctx, stop := context.WithTimeout(t.Context(), 30*time.Second)
+	defer stop()
+	list := make([]string, 1000)
+	for i := range list {
+		list[i] = fmt.Sprint("line ", i)
+	}
+	for range 2 {
+		got, err := rpc.Call[[]string](ctx, c, b.ID(), "/second/twice", list)
+		if err != nil || len(got) != 2000 || got[1999] != "line 999" {
+			t.Fatalf("%d lines, %v", len(got), err)
+		}
+	}
+	// The first request could not know that it may be compressed.
+	if asItIs.Load() != 1 || compressed.Load() != 1 {
+		t.Errorf("%d requests as they are, %d compressed", asItIs.Load(), compressed.Load())
 	}
 	if f := c.Stats().Faults; f != (rpc.Faults{}) {
 		t.Errorf("%+v", f)
