@@ -72,6 +72,28 @@ func (n *Node) Remember(ctx context.Context, addr string) (bool, error) {
 	return added, plain(n.Book().Flush(ctx))
 }
 
+// Forget forgets all addresses of a peer given in any spelling: those of the
+// address book, and those that tunnels and calls go by, so that it cannot be
+// connected to by its ID until somebody tells an address of it. A connection that
+// it has stays open; its ban and score stay. It reports whether there was any
+// address, and returns when that is saved. Errors: ErrUsage, ErrUnknownPeer, the
+// disk's.
+func (n *Node) Forget(ctx context.Context, p string) (bool, error) {
+	id, err := n.BookID(ctx, p)
+	if err != nil {
+		return false, err
+	}
+	known := n.Book().Forget(id)
+	addrs := n.host.Peerstore()
+	for _, other := range addrs.PeersWithAddrs() {
+		if other != n.host.ID() && banKey(other) == id {
+			addrs.ClearAddrs(other)
+			known = true
+		}
+	}
+	return known, plain(n.Book().Flush(ctx))
+}
+
 // maxBanReason is how many bytes of a reason the address book keeps.
 const maxBanReason = 256
 

@@ -211,14 +211,11 @@ func (s *server) editBook(ctx context.Context, m *controlv1.EditBookRequest) (bo
 	case *controlv1.EditBookRequest_Add:
 		return s.node.Remember(ctx, e.Add)
 	case *controlv1.EditBookRequest_Forget:
-		id, err := s.node.BookID(ctx, e.Forget)
-		if err != nil {
-			return false, err
+		known, err := s.node.Forget(ctx, e.Forget)
+		if err == nil && !known {
+			err = fmt.Errorf("%w: the address book has no address of %s", kith.ErrUnknownPeer, e.Forget)
 		}
-		if !s.node.Book().Forget(id) {
-			return false, fmt.Errorf("%w: the address book has no address of %s", kith.ErrUnknownPeer, e.Forget)
-		}
-		return true, nil
+		return known, err
 	case *controlv1.EditBookRequest_Ban:
 		d := e.Ban.GetDuration().AsDuration()
 		if e.Ban.GetDuration() != nil && d <= 0 {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"strings"
 	"testing"
+	"time"
 )
 
 // TestJSON: every command with --json prints JSON and nothing else, and every
@@ -42,9 +43,13 @@ func TestJSON(t *testing.T) {
 		{user.home, []string{"book"}, 0, []string{"peers", "networks"}},
 		{user.home, []string{"book", "show", server.id}, 0, []string{"peers"}},
 		{user.home, []string{"book", "unban", server.id}, 0, []string{"changed"}},
+		{user.home, []string{"book", "add", "/ip4/127.0.0.1/tcp/1/p2p/" + stranger}, 0, []string{"changed"}},
+		{user.home, []string{"book", "forget", stranger}, 0, []string{"changed"}},
+		{user.home, []string{"book", "ban", stranger, "--reason", "a test"}, 0, []string{"changed"}},
 		{user.home, []string{"router"}, 0, []string{"network", "peers", "channels", "sources", "topics"}},
 		{user.home, []string{"call", server.id, "ping", "x"}, 0, []string{"data"}},
 		{user.home, []string{"services", server.id}, 0, []string{"services"}},
+		{user.home, []string{"services"}, 0, []string{"services"}},
 		{user.home, []string{"pub", "news", "x"}, 0, []string{"peers"}},
 		{user.home, []string{"version"}, 1, []string{"version", "go"}},
 		{user.home, []string{"try", "--size", "1MiB"}, 1, []string{"steps", "latency_p50_ms", "send_mib_s"}},
@@ -71,6 +76,49 @@ func TestJSON(t *testing.T) {
 					t.Errorf("%q: no %q in %s", tc.args, field, object)
 				}
 			}
+		}
+	}
+}
+
+// TestJSONSub: with --json each message is one line of JSON, and what else there is
+// to say goes to standard error.
+func TestJSONSub(t *testing.T) {
+	n := up(t, newHome(t))
+	sub := command(t, n.home, "sub", "news", "--count", "2", "--json")
+	out, errs := &lockedBuffer{}, &lockedBuffer{}
+	sub.Stdout, sub.Stderr = out, errs
+	if err := sub.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(30 * time.Second); !strings.Contains(errs.String(), "subscribed to news"); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("not subscribed: %q", errs)
+		}
+	}
+	sent := []string{"one", "\xff two\n"}
+	for _, data := range sent {
+		ok(t, n.home, "pub", "news", data)
+	}
+	if err := sub.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(strings.TrimSuffix(out.String(), "\n"), "\n")
+	if len(lines) != len(sent) {
+		t.Fatalf("%d lines in %q", len(lines), out)
+	}
+	for i, line := range lines {
+		var got struct {
+			Message *struct {
+				Author string
+				Data   []byte
+			}
+			Lost *string
+		}
+		if err := json.Unmarshal([]byte(line), &got); err != nil || got.Message == nil || got.Lost == nil {
+			t.Fatalf("%q: %v", line, err)
+		}
+		if string(got.Message.Data) != sent[i] || got.Message.Author == "" {
+			t.Errorf("line %d is %q", i+1, line)
 		}
 	}
 }

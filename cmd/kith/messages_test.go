@@ -265,3 +265,17 @@ func TestRegressionExposeHints(t *testing.T) {
 	fails(t, n.home, exitUsage, []string{"expose", "3000", "--name", "web", "--http", "--bandwidth", "10MiB"},
 		"`kith expose 3000 --name web --http --bandwidth 10MiB --allow PEER`")
 }
+
+// `kith book forget` left the addresses that were given to other commands.
+func TestRegressionBookForget(t *testing.T) {
+	n := up(t, newHome(t))
+	fails(t, n.home, exitFailed, []string{"dial", "/ip4/127.0.0.1/tcp/1/p2p/" + stranger}, stranger)
+	if r := run(t, n.home, "dial", stranger); r.code != exitFailed || strings.Contains(r.stderr, "no address of") {
+		t.Errorf("before it is forgotten: %+v", r)
+	}
+	if out := ok(t, n.home, "book", "forget", stranger); out != stranger+": forgotten\n" {
+		t.Errorf("forget: %q", out)
+	}
+	fails(t, n.home, exitFailed, []string{"dial", stranger}, "no address of "+stranger)
+	fails(t, n.home, exitFailed, []string{"book", "forget", stranger}, "no address of "+stranger)
+}

@@ -8,10 +8,14 @@ import (
 	"os"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"github.com/kith-p2p/kith"
 )
 
 // inProcess is an app whose output the test reads.
@@ -91,8 +95,11 @@ func TestTryFindsFaults(t *testing.T) {
 		{"a reply that is cut", func(t *trial, ctx context.Context) (string, error) {
 			var cutter sync.WaitGroup
 			defer cutter.Wait()
+			replies := func() bool { // the client's connect has returned long since
+				return slices.ContainsFunc(t.server.Streams(), func(s kith.Stream) bool { return min(s.BytesIn, s.BytesOut) > 0 })
+			}
 			cutter.Go(func() {
-				for ctx.Err() == nil && t.server.CloseStreams() == 0 {
+				for ctx.Err() == nil && (!replies() || t.server.CloseStreams() == 0) {
 					time.Sleep(time.Millisecond)
 				}
 			})
@@ -143,5 +150,24 @@ func TestTryKeep(t *testing.T) {
 	}
 	if code := p.signal(os.Interrupt); code != exitDone {
 		t.Errorf("exit code %d: %s", code, p.stderr)
+	}
+}
+
+// A step that took over two seconds wrote a line about it to standard error, beside
+// --json, too.
+func TestRegressionTryJSONHasNoProgress(t *testing.T) {
+	for _, inJSON := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			a, _, stderr := inProcess()
+			a.json = inJSON
+			s := newSteps(a)
+			s.begin("a slow step")
+			time.Sleep(quietTime)
+			s.progress("%d of 2", 1)
+			s.end("", nil)
+			if got := stderr.String(); strings.Contains(got, "a slow step: 1 of 2") == inJSON || inJSON && got != "" {
+				t.Errorf("json %v: %q", inJSON, got)
+			}
+		})
 	}
 }

@@ -28,8 +28,8 @@ type tryReport struct {
 }
 
 // steps shows the steps of kith try while they run, on standard error: in place
-// on a terminal, else a line for each that takes over two seconds. It is used
-// by one goroutine.
+// on a terminal, else a line for each that takes over two seconds, and nothing
+// with --json. It is used by one goroutine.
 type steps struct {
 	app     *app
 	w       io.Writer
@@ -43,7 +43,7 @@ type steps struct {
 }
 
 func newSteps(a *app) *steps {
-	return &steps{app: a, w: a.stderr, inPlace: isTerminal(a.stderr)}
+	return &steps{app: a, w: a.stderr, inPlace: !a.json && isTerminal(a.stderr)}
 }
 
 // begin starts a step.
@@ -57,7 +57,7 @@ func (s *steps) begin(name string) {
 
 // progress says how far the step is.
 func (s *steps) progress(format string, args ...any) {
-	if time.Since(s.reported) < quietTime && !s.inPlace || s.inPlace && time.Since(s.reported) < 100*time.Millisecond {
+	if s.app.json || time.Since(s.reported) < quietTime && !s.inPlace || s.inPlace && time.Since(s.reported) < 100*time.Millisecond {
 		return
 	}
 	s.reported = time.Now()
