@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -342,5 +343,33 @@ func TestAnswers(t *testing.T) {
 		if err := b.Answers(t.Context(), a.id, addr); !errors.Is(err, &Error{Reason: ReasonUnreachable}) {
 			t.Errorf("%s: %v", addr, err)
 		}
+	}
+}
+
+// When whoever answered at the address of the peer reset the connection, the error
+// held an ECONNRESET, and was taken for the local program's end: the connection was
+// not tried again, and the reason was wrong.
+func TestRegressionResetAtThePeersAddress(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	go func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = c.Read(make([]byte, 1))
+			c.(*net.TCPConn).SetLinger(0)
+			c.Close()
+		}
+	}()
+	a, b := newNode(t, overTCP), newNode(t)
+	b.Remember(a.id, ma.StringCast("/ip4/127.0.0.1/tcp/"+portOf(ln)))
+	_, _, err = b.openStream(t.Context(), a.id, "hello", 10*time.Second, false)
+	if e, ok := errors.AsType[*Error](err); !ok || e.Reason != ReasonUnreachable || !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("%v", err)
 	}
 }

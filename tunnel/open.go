@@ -52,8 +52,8 @@ func (p *P2P) openStream(ctx context.Context, remote peer.ID, service string, ti
 	nc, err := stream.Dial(ctx, p.h, remote, tag, opts...)
 	if err != nil {
 		e := reasonOf(err)
-		if e.Reason == ReasonLost {
-			e = unreachable(remote, err)
+		if e.Reason == ReasonLost || e.Reason == ReasonReset && !e.Remote {
+			e = unreachable(remote, err) // whoever is at its address reset us; no program has
 		}
 		if e.Reason == ReasonNoService && e.Detail == "" {
 			e.Detail = fmt.Sprintf("%s has no service %q", remote, service)
