@@ -116,3 +116,20 @@ func TestRegressionHeadersDuringALargeRequest(t *testing.T) {
 		cancel()
 	}
 }
+
+// A handler that ended because its stream was given up was sometimes quicker than the
+// reset, and its caller was told that the handler had failed.
+func TestRegressionHandlerQuickerThanTheReset(t *testing.T) {
+	c, s, id := pair(t, &ServerConfig{MaxIdleTime: short}, nil)
+	handleStream(t, s, "/kith-test/forgotten", func(ctx context.Context, _ *ServerStream) error {
+		<-ctx.Done()
+		return ctx.Err()
+	})
+	for range 10 {
+		st, err := c.Open(ctxOf(t), &Request{Peer: id, Method: "/kith-test/forgotten"})
+		if err == nil {
+			_, err = st.Recv()
+		}
+		wantCode(t, err, CodeDeadlineExceeded)
+	}
+}

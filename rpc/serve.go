@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"runtime/debug"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -139,14 +140,19 @@ func (l *serverLink) kill(why error) {
 	if !l.killed.CompareAndSwap(nil, &why) {
 		return
 	}
-	code := CodeUnavailable
-	if errors.Is(why, errUnfinished) || errors.Is(why, errForgotten) {
-		code = CodeDeadlineExceeded
-	}
 	if c := l.ctx.Load(); c != nil {
 		c.stop(why)
 	}
-	_ = l.conn.ResetWithCode(resetCode(code))
+	_ = l.conn.ResetWithCode(resetCode(killedCode(why)))
+}
+
+// killedCode is what the caller is told of a kill, by the reset, or by the answer
+// of a handler that was quicker.
+func killedCode(why error) Code {
+	if errors.Is(why, errUnfinished) || errors.Is(why, errForgotten) {
+		return CodeDeadlineExceeded
+	}
+	return CodeUnavailable
 }
 
 // wake releases a stream that waits for its next call, or for the rest of one,
@@ -485,6 +491,9 @@ func (l *serverLink) redact(m *method, err error) *Error {
 	e, typed := errors.AsType[*Error](err)
 	if typed && !e.inner && e.Peer == "" {
 		return &Error{Code: or(e.Code, CodeUnknown), Message: e.Message, Details: e.Details, RetryAfter: e.RetryAfter}
+	}
+	if why := l.killed.Load(); why != nil {
+		return &Error{Code: killedCode(*why), Message: strings.TrimPrefix((*why).Error(), "rpc: ")}
 	}
 	code := CodeOf(err)
 	if code == CodeCanceled && l.s.ctx.Err() != nil {
