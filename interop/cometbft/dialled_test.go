@@ -13,7 +13,14 @@ import (
 // listen is a transport that a node can be told of before anybody answers there.
 func listen(t *testing.T) *mconn.Transport {
 	t.Helper()
-	transport, err := mconn.New(mconn.Options{Listen: fmt.Sprintf("127.0.0.1:%d", freePort(t)), PingInterval: pingEvery, PongTimeout: pongWait})
+	var transport *mconn.Transport
+	var err error
+	for range 10 { // a port that was free may be taken by now
+		transport, err = mconn.New(mconn.Options{Listen: fmt.Sprintf("127.0.0.1:%d", freePort(t)), PingInterval: pingEvery, PongTimeout: pongWait})
+		if err == nil {
+			break
+		}
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
