@@ -106,7 +106,7 @@ func TestLoadConfig(t *testing.T) {
 
 // Each says what to do next; once a home of another user was said to need its
 // file made readable.
-func TestRegressionUnreadableConfigSaysWhatToDo(t *testing.T) {
+func TestRegressionUnreadableConfigSaysHowToGoOn(t *testing.T) {
 	for err, piece := range map[error]string{
 		&fs.PathError{Op: "open", Path: "/h/config.toml", Err: syscall.EACCES}:  "run this as that user or choose another with --home",
 		&fs.PathError{Op: "open", Path: "/h/config.toml", Err: syscall.ENOTDIR}: "a home is a directory",
