@@ -120,7 +120,9 @@ func (f *Finder) Search(ctx context.Context, id peer.ID) ([]Place, error) {
 
 // FindPeer implements routing.PeerRouting. It is Find as long as that says
 // something that the host's peerstore does not know; then it is Search: a host
-// asks again when what it was told did not answer.
+// asks again when what it was told did not answer. Where a peer came to us from is
+// said too, last: nobody listens there, but a host that hears something new
+// connects once more, and so finds that it is connected.
 func (f *Finder) FindPeer(ctx context.Context, id peer.ID) (peer.AddrInfo, error) {
 	places := f.known(id)
 	tried := f.cfg.Host.Peerstore().Addrs(id)
@@ -133,6 +135,11 @@ func (f *Finder) FindPeer(ctx context.Context, id peer.ID) (peer.AddrInfo, error
 	info := peer.AddrInfo{ID: id}
 	for _, p := range places {
 		info.Addrs = append(info.Addrs, p.Addr)
+	}
+	for _, c := range f.cfg.Host.Network().ConnsToPeer(id) {
+		if c.Stat().Direction == network.DirInbound && !relayed(c.RemoteMultiaddr()) {
+			info.Addrs = append(info.Addrs, c.RemoteMultiaddr())
+		}
 	}
 	return info, nil
 }

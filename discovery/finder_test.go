@@ -213,3 +213,36 @@ func TestSearchesAreBounded(t *testing.T) {
 		t.Errorf("%d at once", most.Load())
 	}
 }
+
+// A peer that comes to us while we dial it in vain is connected, but has not said
+// yet where it listens. The host heard nothing new, so it took the failure for the
+// end, and never saw the connection.
+func TestRegressionTheyCameWhileWeDialled(t *testing.T) {
+	noLeaks(t)
+	h, other := newHost(t), newHost(t)
+	book := newBook(t, addrbook.Options{})
+	stale := ma.StringCast("/ip4/127.0.0.1/tcp/1")
+	told, err := fromParts(other.ID(), stale)
+	if err != nil {
+		t.Fatal(err)
+	}
+	book.Add(told, addrbook.Source{Kind: addrbook.Manual})
+	var asked atomic.Int64
+	f := NewFinder(FinderConfig{Host: h, Book: book, DHT: says(&asked, stale.String())})
+	if err := other.Connect(t.Context(), infoOf(h)); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the connection stands on both sides", func() bool { return len(h.Network().ConnsToPeer(other.ID())) == 1 })
+	came := h.Network().ConnsToPeer(other.ID())[0].RemoteMultiaddr()
+	for _, tried := range [][]ma.Multiaddr{nil, {stale}} {
+		h.Peerstore().ClearAddrs(other.ID())
+		h.Peerstore().AddAddrs(other.ID(), tried, peerstore.TempAddrTTL)
+		info, err := f.FindPeer(t.Context(), other.ID())
+		if err != nil || len(info.Addrs) != 2 || !info.Addrs[0].Equal(stale) || !info.Addrs[1].Equal(came) {
+			t.Errorf("tried %v: %v, %v", tried, info, err)
+		}
+	}
+	if ps, _ := f.Find(t.Context(), other.ID()); len(ps) != 1 {
+		t.Errorf("nobody listens there, yet it is said: %v", texts(ps))
+	}
+}

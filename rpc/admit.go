@@ -81,8 +81,8 @@ func (l *serverLink) gone() <-chan struct{} {
 	}
 	ctx := &l.pending.ctx
 	l.ctx.Store(ctx)
-	if why := l.killed.Load(); why != nil {
-		ctx.stop(*why)
+	if why := l.wasKilled(); why != nil {
+		ctx.stop(why)
 	}
 	return ctx.Done()
 }

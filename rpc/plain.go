@@ -91,6 +91,9 @@ func (l *serverLink) callPlain(m *method, n int) error {
 			return f.err
 		}
 	}
+	if why := l.wasKilled(); why != nil {
+		return why
+	}
 	if herr != nil {
 		return &handledError{l.redact(m, herr)}
 	}

@@ -133,3 +133,20 @@ func TestRegressionHandlerQuickerThanTheReset(t *testing.T) {
 		wantCode(t, err, CodeDeadlineExceeded)
 	}
 }
+
+// When the handler was quicker than the reset, its answer came through and the
+// stream went back to those that wait for calls: the reset hit the next call.
+func TestRegressionResetHitsTheNextCall(t *testing.T) {
+	c, s, id := pair(t, &ServerConfig{MaxIdleTime: short}, nil)
+	handle(t, s, "/kith-test/forgotten", func(ctx context.Context, _ *Request) (*Response, error) {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	})
+	for range 20 {
+		_, err := c.Send(ctxOf(t), id, "/kith-test/forgotten", nil)
+		wantCode(t, err, CodeDeadlineExceeded)
+		if _, err := c.Send(ctxOf(t), id, echoID, nil); err != nil {
+			t.Fatal("the next call: ", err)
+		}
+	}
+}

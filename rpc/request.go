@@ -19,6 +19,9 @@ func (l *serverLink) unary(m *method) error {
 	}
 	resp, err := l.handle(m, body)
 	l.release(m) // whoever takes the answer slowly takes nobody's place
+	if why := l.wasKilled(); why != nil {
+		return why
+	}
 	if err != nil {
 		return l.fail(l.redact(m, err))
 	}

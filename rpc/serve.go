@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"runtime/debug"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -143,16 +142,17 @@ func (l *serverLink) kill(why error) {
 	if c := l.ctx.Load(); c != nil {
 		c.stop(why)
 	}
-	_ = l.conn.ResetWithCode(resetCode(killedCode(why)))
+	_ = l.conn.ResetWithCode(resetCode(faultCode(why)))
 }
 
-// killedCode is what the caller is told of a kill, by the reset, or by the answer
-// of a handler that was quicker.
-func killedCode(why error) Code {
-	if errors.Is(why, errUnfinished) || errors.Is(why, errForgotten) {
-		return CodeDeadlineExceeded
+// wasKilled returns the reason of a kill. A handler whose stream was killed gets no
+// answer through, not even when it is quicker than the reset: its caller would make
+// the next call on this stream.
+func (l *serverLink) wasKilled() error {
+	if why := l.killed.Load(); why != nil {
+		return *why
 	}
-	return CodeUnavailable
+	return nil
 }
 
 // wake releases a stream that waits for its next call, or for the rest of one,
@@ -178,8 +178,8 @@ func (l *serverLink) end(err error) {
 	l.free()
 	l.in.giveBack()
 	_ = l.flush()
-	if why := l.killed.Load(); why != nil {
-		err = *why
+	if why := l.wasKilled(); why != nil {
+		err = why
 	} else if l.s.draining() && l.phase.Load() == phaseRead && isTimeout(err) {
 		err = &Error{Code: CodeResourceExhausted} // no handler has seen it
 	}
@@ -221,6 +221,8 @@ func faultCode(err error) Code {
 		return CodeInvalidArgument
 	case errors.Is(err, errMemory): // of a request that no handler has seen
 		return CodeResourceExhausted
+	case errors.Is(err, errUnfinished), errors.Is(err, errForgotten):
+		return CodeDeadlineExceeded
 	}
 	return CodeUnavailable
 }
@@ -460,8 +462,8 @@ func (l *serverLink) handle(m *method, body []byte) (resp Response, err error) {
 func (l *serverLink) guarded(m *method, ctx *callContext, f func() error) (err error) {
 	l.ctx.Store(ctx)
 	l.setPhase(phaseRun)
-	if why := l.killed.Load(); why != nil && ctx != nil {
-		ctx.stop(*why)
+	if why := l.wasKilled(); why != nil && ctx != nil {
+		ctx.stop(why)
 	}
 	l.s.running.Add(1)
 	start := tick()
@@ -491,9 +493,6 @@ func (l *serverLink) redact(m *method, err error) *Error {
 	e, typed := errors.AsType[*Error](err)
 	if typed && !e.inner && e.Peer == "" {
 		return &Error{Code: or(e.Code, CodeUnknown), Message: e.Message, Details: e.Details, RetryAfter: e.RetryAfter}
-	}
-	if why := l.killed.Load(); why != nil {
-		return &Error{Code: killedCode(*why), Message: strings.TrimPrefix((*why).Error(), "rpc: ")}
 	}
 	code := CodeOf(err)
 	if code == CodeCanceled && l.s.ctx.Err() != nil {

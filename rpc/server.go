@@ -310,14 +310,19 @@ func (s *Server) GetConnectionsInfo() []ConnectionInfo {
 	return infos
 }
 
-// stopGrace is how long Stop waits for handlers whose context it has ended.
-const stopGrace = 2 * time.Second
+// How long Stop waits for handlers whose context it has ended: at first so that
+// they answer, and then, with their streams reset, so that they end.
+const (
+	answerGrace = 100 * time.Millisecond
+	endGrace    = 1900 * time.Millisecond
+)
 
 // Stop withdraws all protocols, tells callers to go elsewhere, waits for the
-// calls under way for at most DrainTimeout, ends the contexts of the rest and
-// resets their streams. When it returns nil, nothing is registered and nothing
-// runs. ErrHandlersRunning names the handlers that ignore that their context
-// has ended; nothing can stop those. A second Stop waits for the first.
+// calls under way for at most DrainTimeout, ends the contexts of the rest, and a
+// moment later resets the streams of those that have not answered. When it
+// returns nil, nothing is registered and nothing runs. ErrHandlersRunning names
+// the handlers that ignore that their context has ended; nothing can stop those. A
+// second Stop waits for the first.
 func (s *Server) Stop() error {
 	s.stopOnce.Do(func() { s.stopErr = s.stop() })
 	return s.stopErr
@@ -345,8 +350,11 @@ func (s *Server) stop() error {
 		return nil
 	}
 	s.cancel(Errorf(CodeUnavailable, "the server is stopping"))
+	if closedWithin(done, answerGrace) {
+		return nil
+	}
 	s.eachLink(func(l *serverLink) { l.kill(Errorf(CodeUnavailable, "the server is stopping")) })
-	if closedWithin(done, stopGrace) {
+	if closedWithin(done, endGrace) {
 		return nil
 	}
 	names := map[string]int{}

@@ -54,6 +54,9 @@ func (l *serverLink) serveStream(m *method) error {
 	st.f.fail(errCallOver)
 	st.f.drop()
 	st.f.settle() // what other goroutines of the handler send: nothing may follow the end
+	if why := l.wasKilled(); why != nil {
+		return why
+	}
 	if err != nil {
 		return l.fail(l.redact(m, err))
 	}

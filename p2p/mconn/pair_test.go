@@ -57,9 +57,15 @@ func both(a, b func() error) error {
 // pairOver shakes hands over two ends; the keys are seeded 3 and 4.
 func pairOver(t testing.TB, x, y net.Conn, opts Options) (*Connection, *Connection) {
 	t.Helper()
+	return pairOf(t, x, y, opts, opts)
+}
+
+// pairOf is pairOver of two ends that differ.
+func pairOf(t testing.TB, x, y net.Conn, ofX, ofY Options) (*Connection, *Connection) {
+	t.Helper()
 	var ends [2]*Connection
 	for i, nc := range []net.Conn{x, y} {
-		c, err := NewConnection(nc, opts)
+		c, err := NewConnection(nc, []Options{ofX, ofY}[i])
 		if err != nil {
 			t.Fatal(err)
 		}
