@@ -135,18 +135,33 @@ func TestRegressionHandlerQuickerThanTheReset(t *testing.T) {
 }
 
 // When the handler was quicker than the reset, its answer came through and the
-// stream went back to those that wait for calls: the reset hit the next call.
+// stream went back to those that wait for calls: the reset hit the next call. Here
+// the reset is so late that it never comes.
 func TestRegressionResetHitsTheNextCall(t *testing.T) {
-	c, s, id := pair(t, &ServerConfig{MaxIdleTime: short}, nil)
+	c, s, id := pair(t, nil, nil)
+	began := make(chan bool)
 	handle(t, s, "/kith-test/forgotten", func(ctx context.Context, _ *Request) (*Response, error) {
+		began <- true
 		<-ctx.Done()
 		return nil, ctx.Err()
 	})
-	for range 20 {
-		_, err := c.Send(ctxOf(t), id, "/kith-test/forgotten", nil)
-		wantCode(t, err, CodeDeadlineExceeded)
-		if _, err := c.Send(ctxOf(t), id, echoID, nil); err != nil {
-			t.Fatal("the next call: ", err)
+	go func() {
+		<-began
+		s.eachLink(func(l *serverLink) {
+			why := error(errForgotten)
+			l.killed.Store(&why)
+			l.ctx.Load().stop(why)
+		})
+	}()
+	_, err := c.Send(ctxOf(t), id, "/kith-test/forgotten", nil)
+	wantCode(t, err, CodeDeadlineExceeded)
+	eventually(t, func() string {
+		if n := s.Stats().Conns; n != 0 {
+			return fmt.Sprintf("%d streams wait for calls", n)
 		}
+		return ""
+	})
+	if _, err := c.Send(ctxOf(t), id, echoID, nil); err != nil {
+		t.Error("the next call: ", err)
 	}
 }
