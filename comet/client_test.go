@@ -253,7 +253,7 @@ func TestNoAnswer(t *testing.T) {
 		_, is := mute.Load(question(m))
 		return is && m != nil
 	}})
-	c := dial(t, n.Address(), Options{Wait: 50 * time.Millisecond})
+	c := dial(t, n.Address(), Options{Wait: time.Second})
 	mute.Store(askStatus, true)
 	mute.Store(askBlock, true)
 	for _, tc := range []struct {
@@ -283,7 +283,7 @@ func TestNoAnswer(t *testing.T) {
 	// One that is silent from the start.
 	mute.Store(askStatus, true)
 	silent := comettest.Start(t, comettest.Options{Handle: func(*comettest.Peer, p2p.ChannelID, []byte) bool { return true }})
-	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 	defer cancel()
 	if _, err := Dial(ctx, silent.Address(), Options{}); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "did not answer how high") {
 		t.Error(err)
@@ -365,7 +365,7 @@ func TestBadInput(t *testing.T) {
 			return true
 		}})
 		c := dial(t, n.Address(), Options{})
-		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		if _, err := c.Block(ctx, 2); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "1 messages of it could not be read") {
 			t.Error(err)

@@ -161,7 +161,7 @@ func TestDialFails(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			within := patience
 			if tc.is == context.DeadlineExceeded {
-				within = 100 * time.Millisecond
+				within = 500 * time.Millisecond
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), within)
 			defer cancel()
@@ -214,7 +214,7 @@ func TestDialTakesNoConnection(t *testing.T) {
 		}()
 		_, _ = io.Copy(c, up)
 	})
-	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 	defer cancel()
 	_, err := Dial(ctx, at, Options{})
 	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(fmt.Sprint(err), "does not take a connection") {

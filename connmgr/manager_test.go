@@ -441,7 +441,7 @@ func TestRegressionNoSocketIsAliveAfterStop(t *testing.T) {
 		t.Errorf("%d late connections, want 1", s.Counters.Late)
 	}
 	// What the server sees: all four are closed.
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(30 * time.Second)
 	for ended := 0; ended < 4; {
 		mu.Lock()
 		if len(all) > 0 {

@@ -287,7 +287,7 @@ func within(tb testing.TB, d time.Duration) context.Context {
 func noLeaks(tb testing.TB) {
 	before := runtime.NumGoroutine()
 	tb.Cleanup(func() {
-		deadline := time.Now().Add(10 * time.Second)
+		deadline := time.Now().Add(30 * time.Second)
 		for runtime.NumGoroutine() > before {
 			if time.Now().After(deadline) {
 				buf := make([]byte, 1<<20)

@@ -229,7 +229,7 @@ func within(tb testing.TB, d time.Duration, what string, f func()) {
 func eventually(tb testing.TB, ok func() string) {
 	tb.Helper()
 	var complaint string
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(2 * time.Millisecond) {
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(2 * time.Millisecond) {
 		if complaint = ok(); complaint == "" {
 			return
 		}

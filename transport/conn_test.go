@@ -70,7 +70,7 @@ func TestClosed(t *testing.T) {
 		kinds(t, func(t *testing.T, a, b Connection) {
 			b.Close()
 			var err error
-			for deadline := time.Now().Add(10 * time.Second); err == nil && time.Now().Before(deadline); {
+			for deadline := time.Now().Add(30 * time.Second); err == nil && time.Now().Before(deadline); {
 				_, err = a.Write(make([]byte, 1<<16))
 			}
 			if err == nil || !a.Closed() {

@@ -192,7 +192,7 @@ func TestRegressionHangingDialsHoldUpNobody(t *testing.T) {
 		}
 	}
 	// The connection between the hosts stays, with a few goroutines of libp2p's.
-	for deadline := time.Now().Add(10 * time.Second); runtime.NumGoroutine() > before+100; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(30 * time.Second); runtime.NumGoroutine() > before+100; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("%d goroutines, %d before", runtime.NumGoroutine(), before)
 		}

@@ -142,14 +142,14 @@ func TestTargetDown(t *testing.T) {
 	c, err := net.Dial("tcp", local) // the reset may come before Dial returns
 	if err == nil {
 		defer c.Close()
-		c.SetReadDeadline(time.Now().Add(10 * time.Second))
+		c.SetReadDeadline(time.Now().Add(30 * time.Second))
 		if n, err := c.Read(make([]byte, 1)); err == nil || os.IsTimeout(err) {
 			t.Errorf("read %d, %v", n, err)
 		}
 	}
 	for _, home := range []string{user.home, server.home} {
 		told := func() bool { return strings.Contains(ok(t, home, "ls"), "target refused") }
-		for deadline := time.Now().Add(5 * time.Second); !told(); {
+		for deadline := time.Now().Add(30 * time.Second); !told(); {
 			if time.Now().After(deadline) {
 				t.Fatalf("no reason in %q", ok(t, home, "ls"))
 			}

@@ -89,7 +89,7 @@ func TestMainPath(t *testing.T) {
 	if out := ok(t, user.home, "streams", "close", strings.Fields(rows[1])[0]); out != "closed 1 stream\n" {
 		t.Errorf("streams close printed %q", out)
 	}
-	c.SetReadDeadline(time.Now().Add(5 * time.Second))
+	c.SetReadDeadline(time.Now().Add(20 * time.Second))
 	if _, err := c.Read(make([]byte, 1)); err == nil || os.IsTimeout(err) {
 		t.Errorf("the cut connection: %v", err)
 	}
@@ -173,7 +173,7 @@ func TestSignals(t *testing.T) {
 	if code := server.signal(terminate); code != exitDone {
 		t.Errorf("exit code %d: %s", code, server.stderr)
 	}
-	c.SetReadDeadline(time.Now().Add(5 * time.Second))
+	c.SetReadDeadline(time.Now().Add(20 * time.Second))
 	if _, err := c.Read(make([]byte, 1)); err == nil || err == io.EOF || os.IsTimeout(err) {
 		t.Errorf("the live connection ended with %v, not a reset", err)
 	}
@@ -220,7 +220,7 @@ func TestForeground(t *testing.T) {
 			t.Errorf("%q: exit code %d: %s", tc.args, code, p.stderr)
 		}
 		gone := func() bool { return ok(t, tc.home, "p2p", "ls") == "" }
-		for deadline := time.Now().Add(5 * time.Second); !gone(); {
+		for deadline := time.Now().Add(30 * time.Second); !gone(); {
 			if time.Now().After(deadline) {
 				t.Fatalf("%q: still listed", tc.args)
 			}

@@ -15,7 +15,7 @@ func TestStatusWatch(t *testing.T) {
 	if !strings.HasPrefix(p.first, "  peer ID    "+n.id) {
 		t.Errorf("first line %q", p.first)
 	}
-	for deadline := time.Now().Add(10 * time.Second); strings.Count(p.stdout.String(), "\n\n  peer ID ") < 2; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(30 * time.Second); strings.Count(p.stdout.String(), "\n\n  peer ID ") < 2; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("printed %q", p.stdout)
 		}

@@ -43,7 +43,7 @@ func TestTry(t *testing.T) {
 	if entries, err := os.ReadDir(os.TempDir()); err != nil || len(entries) > 0 {
 		t.Errorf("left behind: %v, error %v", entries, err)
 	}
-	for deadline := time.Now().Add(5 * time.Second); runtime.NumGoroutine() > before; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(30 * time.Second); runtime.NumGoroutine() > before; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("%d goroutines, %d before", runtime.NumGoroutine(), before)
 		}
