@@ -16,6 +16,7 @@ import (
 	"github.com/kith-p2p/kith/internal/state"
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	ma "github.com/multiformats/go-multiaddr"
 	manet "github.com/multiformats/go-multiaddr/net"
 )
@@ -125,13 +126,17 @@ func listenErr(h host.Host, err error) (host.Host, error) {
 	if !ok {
 		return nil, err
 	}
+	// libp2p keeps the texts of its causes only.
+	caused := func(by error) bool { return errors.Is(le.Err, by) || strings.Contains(le.Err.Error(), by.Error()) }
 	switch {
-	case errors.Is(le.Err, syscall.EADDRINUSE), strings.Contains(le.Err.Error(), "address already in use"):
-		return nil, fmt.Errorf("cannot listen on %s: another program uses this port (%w)", le.Addr, syscall.EADDRINUSE)
-	case errors.Is(le.Err, syscall.EACCES):
-		return nil, fmt.Errorf("cannot listen on %s: not permitted; ports below 1024 need privileges (%w)", le.Addr, syscall.EACCES)
-	case errors.Is(le.Err, syscall.EADDRNOTAVAIL):
-		return nil, fmt.Errorf("cannot listen on %s: this machine has no such address (%w)", le.Addr, syscall.EADDRNOTAVAIL)
+	case caused(syscall.EADDRINUSE):
+		return nil, fmt.Errorf("cannot listen on %s: another program uses this port (%w); choose another port, or 0 for any that is free", le.Addr, syscall.EADDRINUSE)
+	case caused(syscall.EACCES):
+		return nil, fmt.Errorf("cannot listen on %s: %w; ports below 1024 need privileges: choose a higher one", le.Addr, syscall.EACCES)
+	case caused(syscall.EADDRNOTAVAIL):
+		return nil, fmt.Errorf("cannot listen on %s: this machine has no such address (%w); give one it has, or 0.0.0.0 for all", le.Addr, syscall.EADDRNOTAVAIL)
+	case caused(swarm.ErrNoTransport):
+		return nil, usage("cannot listen on %s: a node listens on /ip4/IP/tcp/PORT, /ip4/IP/udp/PORT/quic-v1, /ip4/IP/tcp/PORT/ws, and on /ip6/... likewise", le.Addr)
 	}
 	return nil, le
 }

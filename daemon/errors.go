@@ -40,7 +40,7 @@ func (e *Error) Is(target error) bool {
 var ErrNotRunning = errors.New("daemon: no kith node is running")
 
 // errStopping ends streaming calls when the node shuts down.
-var errStopping = errors.New("the node is shutting down; start it again with `kith up`")
+var errStopping = errors.New("the node is shutting down; start it again with `kith up`, and --home if you gave it one")
 
 // usageError is a fault in what the caller said.
 type usageError struct{ text string }

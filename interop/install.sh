@@ -19,6 +19,8 @@ need iproute2 /usr/sbin/ip /sbin/ip
 need curl /usr/bin/curl
 need nodejs /usr/bin/node /usr/local/bin/node
 need npm /usr/bin/npm /usr/local/bin/npm
+need zsh /usr/bin/zsh /bin/zsh
+need fish /usr/bin/fish
 
 if [ -z "$missing" ]; then
 	echo "interop: everything is installed"

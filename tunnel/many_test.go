@@ -10,6 +10,9 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/libp2p/go-libp2p"
+	"github.com/libp2p/go-libp2p/core/network"
 )
 
 // 3,000 connections at once through one tunnel: all of them are open at the
@@ -67,20 +70,43 @@ func TestThreeThousandConnections(t *testing.T) {
 	eventually(t, "their goroutines end", func() bool { return runtime.NumGoroutine() <= before+10 })
 }
 
-// Over QUIC there is a cap that is not ours. Whoever meets it is told.
+// Over QUIC a peer of another make allows as many streams as go-libp2p does.
+// Whoever meets that cap is told.
 func TestQUICStreamCapHasAReason(t *testing.T) {
-	a, b := newNode(t, "/ip4/127.0.0.1/udp/0/quic-v1"), newNode(t)
+	const stockStreams = 256
+	h, err := libp2p.New(libp2p.ResourceManager(&network.NullResourceManager{}), libp2p.ListenAddrStrings(overQUIC))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { h.Close() })
+	stock := NewP2P(h.ID(), h, nil)
+	t.Cleanup(func() { stock.Close() })
+	a, b := node{stock, h}, newNode(t)
 	expose(t, a, "hold", service(t, func(c net.Conn) { io.Copy(io.Discard, c) }), AllowAny())
 	b.Remember(a.id, a.addr())
-	var err error
-	for n := 0; err == nil && n <= quicStreams; n++ {
+	opened := 0
+	for ; err == nil && opened <= stockStreams; opened++ {
 		var c net.Conn
-		c, err = b.Open(t.Context(), a.id, "hold", func(c *ForwardConfig) { c.Timeout = 2 * time.Second })
+		c, err = b.Open(t.Context(), a.id, "hold", func(c *ForwardConfig) { c.Timeout = time.Minute })
 		if err == nil {
 			defer c.Close()
 		}
 	}
 	if !errors.Is(err, &Error{Reason: ReasonLimit}) || !strings.Contains(err.Error(), "QUIC") {
-		t.Fatalf("the stream above the cap: %v", err)
+		t.Fatalf("stream %d: %v", opened, err)
+	}
+}
+
+// Between our own nodes QUIC held 255 connections, whoever had asked for more.
+func TestRegressionQUICHeldFew(t *testing.T) {
+	a, b := newNode(t, overQUIC), newNode(t)
+	expose(t, a, "hold", service(t, func(c net.Conn) { io.Copy(io.Discard, c) }), AllowAny())
+	b.Remember(a.id, a.addr())
+	for n := range 600 {
+		c, err := b.Open(t.Context(), a.id, "hold")
+		if err != nil {
+			t.Fatalf("connection %d: %v", n, err)
+		}
+		defer c.Close()
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -45,11 +46,7 @@ func (p *P2P) openStream(ctx context.Context, remote peer.ID, service string, ti
 	if rich {
 		opts = append(opts, stream.WithLazy()) // the open frame below carries the hello
 	}
-	if e := p.awaitQUIC(ctx, remote); e != nil {
-		e.Service = service
-		return nil, false, e
-	}
-	nc, err := stream.Dial(ctx, p.h, remote, tag, opts...)
+	nc, err := p.dialStream(ctx, remote, tag, opts...)
 	if err != nil {
 		e := reasonOf(err)
 		if e.Reason == ReasonLost || e.Reason == ReasonReset && !e.Remote {
@@ -103,46 +100,41 @@ func (p *P2P) speaksKith(ctx context.Context, remote peer.ID) bool {
 	return err == nil && len(known) > 0
 }
 
-// quicStreams is how many streams go-libp2p lets a peer open over one QUIC
-// connection. Opening another would wait for one to end; we wait quicPatience.
-const (
-	quicStreams  = 256
-	quicPatience = time.Second
-	quicPoll     = 10 * time.Millisecond
-)
+// quicPatience is how long opening a stream over QUIC may take. It is a matter of
+// this machine, unless as many are open as the peer allows: then it waits for one
+// to end.
+const quicPatience = time.Second
 
-// awaitQUIC waits for a free stream where the peer is reached over QUIC.
-func (p *P2P) awaitQUIC(ctx context.Context, remote peer.ID) *Error {
-	for until := time.Now().Add(quicPatience); p.quicFull(remote); {
-		if time.Now().After(until) {
-			return &Error{Reason: ReasonLimit, Peer: remote, Detail: fmt.Sprintf(
-				"%d streams are open to %s, which is the most that a QUIC connection carries; close some, or reach the peer over TCP", quicStreams, remote)}
-		}
-		select {
-		case <-time.After(quicPoll):
-		case <-ctx.Done():
-			return reasonOf(ctx.Err())
-		}
+// dialStream opens a stream to a peer that is connected.
+func (p *P2P) dialStream(ctx context.Context, remote peer.ID, tag protocol.ID, opts ...stream.DialOption) (net.Conn, error) {
+	if !p.overQUIC(remote) {
+		return stream.Dial(ctx, p.h, remote, tag, opts...)
 	}
-	return nil
+	patient, cancel := context.WithTimeout(ctx, quicPatience)
+	defer cancel()
+	c, err := stream.Dial(patient, p.h, remote, tag, opts...)
+	if err != nil && patient.Err() != nil && ctx.Err() == nil {
+		return nil, &Error{Reason: ReasonLimit, Err: err, Detail: fmt.Sprintf(
+			"%s allows no further stream on its QUIC connection, where %d of ours are open; close some (TCP has no such cap)", remote, p.streamsTo(remote))}
+	}
+	return c, err
 }
 
-func (p *P2P) quicFull(remote peer.ID) bool {
+// overQUIC says whether the peer is connected over QUIC alone.
+func (p *P2P) overQUIC(remote peer.ID) bool {
+	conns := p.h.Network().ConnsToPeer(remote)
+	return len(conns) > 0 && !slices.ContainsFunc(conns, func(c network.Conn) bool { return c.ConnState().Transport != "quic-v1" })
+}
+
+func (p *P2P) streamsTo(remote peer.ID) (ours int) {
 	for _, c := range p.h.Network().ConnsToPeer(remote) {
-		if c.ConnState().Transport != "quic-v1" {
-			continue
-		}
-		ours := 0
 		for _, s := range c.GetStreams() {
 			if s.Stat().Direction == network.DirOutbound {
 				ours++
 			}
 		}
-		if ours >= quicStreams {
-			return true
-		}
 	}
-	return false
+	return ours
 }
 
 // readOpen reads what a peer wants from a new stream.
@@ -169,7 +161,7 @@ func writeReply(c *stream.Conn, e *Error) error {
 	reply := &tunnelv1.OpenReply{}
 	if e != nil {
 		reply.Code = uint32(e.Reason)
-		reply.Message = e.Detail
+		reply.Message = e.told()
 		if len(reply.Message) > maxReply/2 {
 			reply.Message = reply.Message[:maxReply/2]
 		}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -140,6 +141,14 @@ func reasonOf(err error) *Error {
 	if se, ok := errors.AsType[*network.StreamError](err); ok {
 		return fromCode(se)
 	}
+	if ce, ok := errors.AsType[*network.ConnError](err); ok {
+		switch ce.ErrorCode {
+		case network.ConnResourceLimitExceeded:
+			return &Error{Reason: ReasonLimit, Err: err, Remote: ce.Remote, Detail: tooManyConns}
+		case network.ConnRateLimited:
+			return &Error{Reason: ReasonLimit, Err: err, Remote: ce.Remote, Detail: tooFast}
+		}
+	}
 	switch {
 	case errors.Is(err, stream.ErrLimitedConn):
 		return &Error{Reason: ReasonRelayedOnly, Err: err,
@@ -151,7 +160,7 @@ func reasonOf(err error) *Error {
 	case errors.Is(err, context.Canceled):
 		return &Error{Reason: ReasonShutdown, Err: err, Detail: "this node was stopped"}
 	case errors.Is(err, network.ErrResourceLimitExceeded):
-		return &Error{Reason: ReasonLimit, Err: err}
+		return &Error{Reason: ReasonLimit, Err: err, Detail: resourceLimit(err)}
 	case errors.Is(err, network.ErrReset): // and no stream was reset: see above
 		return &Error{Reason: ReasonLost, Err: err, Detail: "the connection to the peer broke off"}
 	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE), errors.Is(err, net.ErrClosed), errors.Is(err, io.ErrClosedPipe):
@@ -165,9 +174,10 @@ func fromCode(se *network.StreamError) *Error {
 	switch c := se.ErrorCode; {
 	case c > codeBase && c < codeBase+reasons:
 		e.Reason = Reason(c - codeBase)
-	case c == network.StreamResourceLimitExceeded, c == network.StreamRateLimited:
-		e.Reason = ReasonLimit
-		e.Detail = "a resource limit of the node: too many streams at once"
+	case c == network.StreamResourceLimitExceeded:
+		e.Reason, e.Detail = ReasonLimit, tooManyStreams
+	case c == network.StreamRateLimited:
+		e.Reason, e.Detail = ReasonLimit, tooFast
 	case c == network.StreamProtocolNegotiationFailed:
 		e.Reason = ReasonNoService
 	case c == network.StreamShutdown:
@@ -189,6 +199,11 @@ func unreachable(p peer.ID, err error) *Error {
 	}
 	if de, ok := errors.AsType[*swarm.DialError](err); ok {
 		var each []string
+		tried := func(te swarm.TransportError) bool { return resourceLimit(te.Cause) == "" }
+		if len(de.DialErrors) > 0 && !slices.ContainsFunc(de.DialErrors, tried) {
+			e.Reason, e.Detail = ReasonLimit, resourceLimit(de.DialErrors[0].Cause)
+			return e
+		}
 		for i, te := range de.DialErrors {
 			if i == 3 {
 				each = append(each, fmt.Sprintf("and %d more addresses", len(de.DialErrors)-3))
@@ -197,7 +212,7 @@ func unreachable(p peer.ID, err error) *Error {
 			each = append(each, fmt.Sprintf("%s: %s", te.Address, rootCause(te.Cause)))
 		}
 		if len(each) > 0 {
-			e.Detail = fmt.Sprintf("cannot reach %s: %s", p, strings.Join(each, "; "))
+			e.Detail = fmt.Sprintf("cannot reach %s: %s; %s", p, strings.Join(each, "; "), lookThere)
 			return e
 		}
 	}
@@ -205,9 +220,18 @@ func unreachable(p peer.ID, err error) *Error {
 		e.Detail = fmt.Sprintf("no usable address of %s is known; give a full address that ends in /p2p/%s", p, p)
 		return e
 	}
-	e.Detail = fmt.Sprintf("cannot reach %s: %s", p, oneLine(rootCause(err)))
+	cause := oneLine(rootCause(err))
+	if cause == noAnswer {
+		cause += "; " + lookThere
+	}
+	e.Detail = fmt.Sprintf("cannot reach %s: %s", p, cause)
 	return e
 }
+
+const noAnswer = "no answer in time"
+
+// lookThere is what to do about a peer that does not answer, whatever the cause.
+const lookThere = "see on its machine that it runs and listens there (`kith status` says), and that no firewall is in between"
 
 // wrongPeer says who answered, if it was somebody else.
 func wrongPeer(err error) (peer.ID, bool) {
@@ -237,7 +261,10 @@ func rootCause(err error) string {
 		return errno.Error()
 	}
 	if errors.Is(err, context.DeadlineExceeded) || os.IsTimeout(err) {
-		return "no answer in time"
+		return noAnswer
+	}
+	if limit := resourceLimit(err); limit != "" {
+		return limit
 	}
 	return oneLine(err.Error())
 }

@@ -61,38 +61,42 @@ func (r *redials) why(remote peer.ID) *Error {
 	return nil
 }
 
-// connect returns when there is a connection to the peer. While attempts fail
-// it waits for the next one until wait has passed or ctx ends, then returns
-// why the last one failed.
+// connect returns when there is a connection to the peer. While attempts fail it
+// waits for the next one until wait has passed or ctx ends, then returns why the
+// last one failed. No attempt is cut short for a wait that is over before it begins.
 func (r *redials) connect(ctx context.Context, remote peer.ID, wait time.Duration) error {
 	if r.connected(remote) {
 		return nil
 	}
-	until := time.Now().Add(wait)
 	d := r.join(remote)
 	defer r.leave(remote, d)
+	var over <-chan time.Time // nil: after one attempt
+	if wait > 0 {
+		t := time.NewTimer(wait)
+		defer t.Stop()
+		over = t.C
+	}
 	for {
 		r.mu.Lock()
 		round := d.round
 		r.mu.Unlock()
+		late := error(nil)
 		select {
 		case <-round:
+		case <-over:
+			late = context.DeadlineExceeded
 		case <-ctx.Done():
-			r.mu.Lock()
-			err := d.err
-			r.mu.Unlock()
-			if err == nil {
-				err = ctx.Err()
-			}
-			return unreachable(remote, err)
+			late = ctx.Err()
 		}
 		r.mu.Lock()
-		done, over, err := d.done, d.over, d.err
+		done, last, err := d.done, d.over, d.err
 		r.mu.Unlock()
-		if done {
+		switch {
+		case done:
 			return nil
-		}
-		if over || !time.Now().Before(until) {
+		case late != nil && err == nil:
+			return unreachable(remote, late)
+		case late != nil || last || over == nil:
 			return unreachable(remote, err)
 		}
 	}
@@ -187,9 +191,7 @@ func (p *P2P) Answers(ctx context.Context, remote peer.ID, addr ma.Multiaddr) er
 	}
 	c, err := t.Dial(ctx, addr, remote)
 	if err != nil {
-		e := unreachable(remote, err)
-		e.Detail += fmt.Sprintf(" (at %s)", addr)
-		return e
+		return unreachable(remote, &swarm.DialError{Peer: remote, DialErrors: []swarm.TransportError{{Address: addr, Cause: err}}})
 	}
 	c.Close()
 	return nil

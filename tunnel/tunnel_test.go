@@ -97,12 +97,15 @@ func (n node) addr() ma.Multiaddr {
 	return n.h.Addrs()[0].Encapsulate(ma.StringCast("/p2p/" + n.id.String()))
 }
 
-const overTCP = "/ip4/127.0.0.1/tcp/0"
+const (
+	overTCP  = "/ip4/127.0.0.1/tcp/0"
+	overQUIC = "/ip4/127.0.0.1/udp/0/quic-v1"
+)
 
 // transports are the ways two nodes reach each other here.
 var transports = []struct{ name, listen string }{
 	{"tcp", overTCP},
-	{"quic", "/ip4/127.0.0.1/udp/0/quic-v1"},
+	{"quic", overQUIC},
 	{"ws", "/ip4/127.0.0.1/tcp/0/ws"},
 }
 
@@ -471,10 +474,10 @@ func TestSameAsDirectTCP(t *testing.T) {
 				p, _ := target.ValueForProtocol(ma.P_TCP)
 				return "127.0.0.1:" + p
 			})
-			for _, tr := range transports {
+			for _, way := range ways {
 				for _, name := range []string{"svc", "/x/svc"} {
 					got := run(t, func(target ma.Multiaddr) string {
-						a, b := newNode(t, tr.listen), newNode(t)
+						a, b := way.nodes(t)
 						expose(t, a, name, target, AllowPeers(b.id))
 						if name[0] == '/' { // as a node that speaks no kith tunnels
 							return rawForward(t, b, a, name)
@@ -482,7 +485,7 @@ func TestSameAsDirectTCP(t *testing.T) {
 						return forwardTo(t, b, a, name)
 					})
 					if got != want {
-						t.Errorf("%s %s: %+v; direct TCP: %+v", tr.name, name, got, want)
+						t.Errorf("%s %s: %+v; direct TCP: %+v", way.name, name, got, want)
 					}
 				}
 			}

@@ -2,25 +2,16 @@ package main
 
 import (
 	"os"
-	"os/exec"
 	"strings"
 	"testing"
 )
 
+// That the shells take them is shown in interop, where there are shells.
 func TestCompletionScripts(t *testing.T) {
 	for _, shell := range []string{"bash", "zsh", "fish", "powershell"} {
 		script := ok(t, newHome(t), "completion", shell)
 		if !strings.Contains(script, "kith") {
 			t.Errorf("%s: %q", shell, script)
-		}
-		bin, err := exec.LookPath(shell)
-		if err != nil || shell == "powershell" {
-			continue
-		}
-		cmd := exec.Command(bin, "-n")
-		cmd.Stdin = strings.NewReader(script)
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Errorf("%s does not parse it: %v %s", shell, err, out)
 		}
 	}
 }

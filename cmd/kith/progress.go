@@ -27,7 +27,7 @@ type progress struct {
 // two seconds, until stop is called. Where there is no terminal it shows
 // nothing: an error must stay one line.
 func (a *app) working(format string, args ...any) (stop func()) {
-	if a.json || !isTerminal(a.stderr) {
+	if a.json || !inPlace(a.stderr) {
 		return func() {}
 	}
 	p := startProgress(a.stderr, fmt.Sprintf(format, args...), quietTime)

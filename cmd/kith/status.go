@@ -56,7 +56,7 @@ func (a *app) statusCommand() *cobra.Command {
 func (a *app) watch(ctx context.Context, c *daemon.Client, interval time.Duration) error {
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
-	inPlace := isTerminal(a.stdout)
+	rewrite := inPlace(a.stdout)
 	var last *screen
 	for {
 		var err error
@@ -69,7 +69,7 @@ func (a *app) watch(ctx context.Context, c *daemon.Client, interval time.Duratio
 			var now *screen
 			if now, err = statusScreen(ctx, c, last); err == nil {
 				text := now.text
-				if inPlace {
+				if rewrite {
 					text = "\x1b[H" + strings.ReplaceAll(text, "\n", "\x1b[K\n") + "\x1b[J"
 					if last == nil {
 						text = "\x1b[2J" + text

@@ -43,7 +43,7 @@ type steps struct {
 }
 
 func newSteps(a *app) *steps {
-	return &steps{app: a, w: a.stderr, inPlace: !a.json && isTerminal(a.stderr)}
+	return &steps{app: a, w: a.stderr, inPlace: !a.json && inPlace(a.stderr)}
 }
 
 // begin starts a step.

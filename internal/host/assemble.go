@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"net"
+	"reflect"
 	"slices"
 	"sync"
 
@@ -200,7 +201,7 @@ func newQUICSockets(cfg Config, rm network.ResourceManager) (*quicreuse.ConnMana
 	if err != nil {
 		return nil, err
 	}
-	return quicreuse.NewConnManager(quic.StatelessResetKey(reset), quic.TokenGeneratorKey(token), append([]quicreuse.Option{
+	sockets, err := quicreuse.NewConnManager(quic.StatelessResetKey(reset), quic.TokenGeneratorKey(token), append([]quicreuse.Option{
 		quicreuse.ConnContext(func(ctx context.Context, client *quic.ClientInfo) (context.Context, error) {
 			at, err := quicreuse.ToQuicMultiaddr(client.RemoteAddr, quic.Version1)
 			if err != nil {
@@ -216,6 +217,23 @@ func newQUICSockets(cfg Config, rm network.ResourceManager) (*quicreuse.ConnMana
 		}),
 		quicreuse.VerifySourceAddress(func(a net.Addr) bool { return rm.VerifySourceAddress(a) }),
 	}, cfg.QUIC...)...)
+	if err == nil {
+		allowStreams(sockets)
+	}
+	return sockets, err
+}
+
+// allowStreams lets a peer open as many streams over QUIC as over TCP. go-libp2p
+// sets 256 and has no option for it; the settings of connections that we dial are
+// at hand, those of connections that come to us behind a field of its own. If a
+// later version has no such field, those keep the 256 (and TestStreamLimits
+// fails).
+func allowStreams(sockets *quicreuse.ConnManager) {
+	sockets.ClientConfig().MaxIncomingStreams = streamsPerPeer
+	inbound := reflect.ValueOf(sockets).Elem().FieldByName("serverConfig")
+	if inbound.IsValid() && inbound.Type() == reflect.TypeFor[*quic.Config]() && !inbound.IsNil() {
+		(*quic.Config)(inbound.UnsafePointer()).MaxIncomingStreams = streamsPerPeer
+	}
 }
 
 // derive makes a key for one purpose out of the node's (HKDF, RFC 5869), so

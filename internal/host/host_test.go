@@ -105,39 +105,46 @@ func TestConfigFaults(t *testing.T) {
 	}
 }
 
-// The limits must let one peer hold 3,000 streams of one protocol, whatever
-// its name: libp2p's defaults stop at 64 + 4/GiB.
+// The limits must let one peer hold 3,000 streams of one protocol, whatever its
+// name, whichever side made the connection: libp2p's defaults stop at 64 + 4/GiB,
+// and at 256 over QUIC.
 func TestStreamLimits(t *testing.T) {
-	server, client := newHost(t, "/ip4/127.0.0.1/tcp/0"), newHost(t)
 	const name, want = "/x/any-name", 3000
-	var got sync.WaitGroup
-	got.Add(want)
-	server.SetStreamHandler(name, func(s network.Stream) {
-		got.Done()
-		s.Read(make([]byte, 1)) // held until the other side closes
-		s.Close()
-	})
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	if err := client.Connect(ctx, peer.AddrInfo{ID: server.ID(), Addrs: server.Addrs()}); err != nil {
-		t.Fatal(err)
-	}
-	for i := range want {
-		s, err := client.NewStream(ctx, server.ID(), name)
-		if err != nil {
-			t.Fatalf("stream %d: %v", i, err)
+	for _, listen := range []string{"/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1"} {
+		listens, dials := newHost(t, listen), newHost(t)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if err := dials.Connect(ctx, peer.AddrInfo{ID: listens.ID(), Addrs: listens.Addrs()}); err != nil {
+			t.Fatal(err)
 		}
-		defer s.Close()
-		if _, err := s.Write(nil); err != nil { // flush the negotiation
-			t.Fatalf("stream %d: %v", i, err)
+		for who, side := range map[string]struct{ opens, holds corehost.Host }{"dialler": {dials, listens}, "listener": {listens, dials}} {
+			t.Run(listen+", opened by the "+who, func(t *testing.T) {
+				var got sync.WaitGroup
+				got.Add(want)
+				side.holds.SetStreamHandler(name, func(s network.Stream) {
+					got.Done()
+					s.Read(make([]byte, 1)) // held until the other side closes
+					s.Close()
+				})
+				for i := range want {
+					s, err := side.opens.NewStream(ctx, side.holds.ID(), name)
+					if err != nil {
+						t.Fatalf("stream %d: %v", i, err)
+					}
+					defer s.Close()
+					if _, err := s.Write(nil); err != nil { // flush the negotiation
+						t.Fatalf("stream %d: %v", i, err)
+					}
+				}
+				done := make(chan struct{})
+				go func() { got.Wait(); close(done) }()
+				select {
+				case <-done:
+				case <-ctx.Done():
+					t.Fatal("not all streams reached the handler")
+				}
+			})
 		}
-	}
-	done := make(chan struct{})
-	go func() { got.Wait(); close(done) }()
-	select {
-	case <-done:
-	case <-ctx.Done():
-		t.Fatal("not all streams reached the handler")
 	}
 }
 

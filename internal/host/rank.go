@@ -9,12 +9,9 @@ import (
 	manet "github.com/multiformats/go-multiaddr/net"
 )
 
-// The head start of plain TCP over everything else, and of IPv6 over IPv4 on
-// the internet (Happy Eyeballs, RFC 8305: 250 ms).
-const (
-	lanHeadStart      = 50 * time.Millisecond
-	internetHeadStart = 250 * time.Millisecond
-)
+// headStart is that of plain TCP over everything else, and of IPv6 over IPv4 on the
+// internet (Happy Eyeballs, RFC 8305).
+const headStart = 250 * time.Millisecond
 
 // rankDials is libp2p's ranking, but that plain TCP goes before QUIC wherever
 // both are offered. QUIC stays for peers that only UDP reaches, which includes
@@ -24,8 +21,8 @@ const (
 //     window for all streams (15 MiB in go-libp2p): two services whose readers
 //     are stuck fill it, and no stream to that peer moves. yamux has windows of
 //     streams only.
-//   - go-libp2p caps a QUIC connection at 256 inbound streams, without an
-//     option; a busy tunnel has more.
+//   - go-libp2p caps a QUIC connection at 256 inbound streams; a busy tunnel to a
+//     peer of another make has more (ours allow more, see allowStreams).
 //   - TCP carries about twice as much on the same processor.
 func rankDials(addrs []ma.Multiaddr) []network.AddrDelay {
 	ranked := swarm.DefaultDialRanker(addrs)
@@ -46,12 +43,10 @@ func rankDials(addrs []ma.Multiaddr) []network.AddrDelay {
 		case IsRelay(a.Addr):
 		case isPlainTCP(a.Addr):
 			if *d = 0; !lan && tcp6 && !isIP6(a.Addr) {
-				*d = internetHeadStart
+				*d = headStart
 			}
-		case lan && lanTCP:
-			*d += lanHeadStart
-		case !lan && tcp:
-			*d += internetHeadStart
+		case lan && lanTCP, !lan && tcp:
+			*d += headStart
 		}
 	}
 	return ranked

@@ -58,6 +58,6 @@
 // A peer that breaks the rules loses its session, with a typed error here and the
 // reason in a goodbye there. Control frames are held to 100 a second.
 //
-// Over QUIC go-libp2p allows 256 streams at once in each direction, so a session
-// there has room for about 250 channels that are in use.
+// Over QUIC a host of go-libp2p's own making allows 256 streams at once in each
+// direction, so a session with one has room for about 250 channels that are in use.
 package libp2p
