@@ -159,12 +159,12 @@ func printStatus(w io.Writer, st *controlv1.StatusResponse, now, last *screen) {
 	}
 	list(w, "traffic", []string{traffic})
 	list(w, "since up", []string{fmt.Sprintf("%d connections opened, %d served", counters.GetConnectionsOpened(), counters.GetConnectionsServed())})
-	var refused []string
+	var cut []string
 	for _, reason := range slices.Sorted(maps.Keys(counters.GetRefused())) {
-		refused = append(refused, fmt.Sprintf("%d %s", counters.GetRefused()[reason], reason))
+		cut = append(cut, fmt.Sprintf("%d %s", counters.GetRefused()[reason], reason))
 	}
-	if len(refused) > 0 {
-		list(w, "refused", []string{strings.Join(refused, ", ")})
+	if len(cut) > 0 {
+		list(w, "cut short", []string{strings.Join(cut, ", ")})
 	}
 	list(w, "notice", st.GetNotices())
 }

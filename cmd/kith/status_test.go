@@ -43,7 +43,7 @@ func TestPrintStatus(t *testing.T) {
 	for _, line := range []string{
 		"  listening  /a\n             /b\n", "  mDNS       on\n", "  carries    2 mounts, 0 streams, 1 peer\n",
 		"  traffic    4.0 MiB in, 1.0 KiB out (now 2.0 MiB/s in, 0 B/s out)\n", "  since up   3 connections opened, 4 served\n",
-		"  refused    1 limit reached, 2 not allowed\n", "  notice     the state was restored\n",
+		"  cut short  1 limit reached, 2 not allowed\n", "  notice     the state was restored\n",
 	} {
 		if !strings.Contains(b.String(), line) {
 			t.Errorf("no %q in %q", line, b.String())
