@@ -150,16 +150,17 @@ func TestDialEndsWithItsContext(t *testing.T) {
 	t.Cleanup(release)
 	for _, tc := range []struct {
 		name string
+		ends time.Duration
 		end  func(context.CancelFunc)
 		want error
 		text string
 	}{
-		{"ended before", func(cancel context.CancelFunc) { cancel() }, context.Canceled, "not dialled"},
-		{"cancelled", func(cancel context.CancelFunc) { time.AfterFunc(50*time.Millisecond, cancel) }, context.Canceled, "has not agreed"},
-		{"deadline", func(context.CancelFunc) {}, context.DeadlineExceeded, "has not agreed"},
+		{"ended before", time.Hour, func(cancel context.CancelFunc) { cancel() }, context.Canceled, "not dialled"},
+		{"cancelled", time.Hour, func(cancel context.CancelFunc) { time.AfterFunc(50*time.Millisecond, cancel) }, context.Canceled, "has not agreed"},
+		{"deadline", 200 * time.Millisecond, func(context.CancelFunc) {}, context.DeadlineExceeded, "has not agreed"},
 	} {
 		within(t, 5*time.Second, tc.name, func() {
-			ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+			ctx, cancel := context.WithTimeout(t.Context(), tc.ends)
 			defer cancel()
 			tc.end(cancel)
 			_, err := Dial(ctx, a, b.ID(), newTag(), WithConfirm())
