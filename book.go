@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
 
+	"github.com/kith-p2p/kith/addrbook"
 	"github.com/kith-p2p/kith/address"
 	"github.com/kith-p2p/kith/identity"
 	"github.com/kith-p2p/kith/p2p"
@@ -122,7 +124,8 @@ func (n *Node) Ban(ctx context.Context, who string, d time.Duration, reason stri
 	if id == n.NodeID() {
 		return usage("%s is this node", who)
 	}
-	if p, _, err := n.parsePeer(ctx, who); err == nil {
+	p, _, unknown := n.parsePeer(ctx, who)
+	if unknown == nil {
 		_ = n.Book().SetPeerID(p) // so that it is listed under the name that it was banned by
 		if err := n.foreign.add(p); err != nil {
 			return plain(err)
@@ -130,6 +133,11 @@ func (n *Node) Ban(ctx context.Context, who string, d time.Duration, reason stri
 	}
 	if err := n.manager.Ban(id, d, reason); err != nil {
 		return plain(err)
+	}
+	if _, kept := n.foreign.peerID(id); unknown == nil && !kept { // enforceBans may have looked in between
+		if err := n.foreign.add(p); err != nil {
+			return plain(err)
+		}
 	}
 	for _, p := range n.host.Network().Peers() {
 		if banKey(p) == id {
@@ -152,9 +160,23 @@ func (n *Node) bannable(ctx context.Context, who string) (identity.NodeID, error
 // banLook is how often enforceBans looks by itself.
 const banLook = 2 * time.Second
 
+// isBanned says that the book holds a ban of a peer that has not ended.
+func (n *Node) isBanned(id identity.NodeID) bool {
+	_, banned := n.Book().Banned(id)
+	return banned
+}
+
+// sweepForeignBans forgets whose bans have ended by themselves.
+func (n *Node) sweepForeignBans() {
+	if err := n.foreign.forget(func(id identity.NodeID) bool { return !n.isBanned(id) }); err != nil {
+		n.log.Error("cannot forget whose bans have ended", "error", err)
+	}
+}
+
 // enforceBans closes what peers have open whom a program banned through the
 // PeerManager or the Book, which know of messages only: at once when a session of
-// the Router ended by it, within banLook otherwise. Ban does it itself.
+// the Router ended by it, within banLook otherwise. Ban does it itself. It also
+// forgets the names of peers whose bans have ended.
 func (n *Node) enforceBans(ctx context.Context) {
 	updates := n.manager.Subscribe()
 	defer updates.Close()
@@ -169,10 +191,11 @@ func (n *Node) enforceBans(ctx context.Context) {
 			if u.Status != p2p.PeerStatusDown {
 				continue
 			}
-			if _, banned := n.Book().Banned(u.NodeID); !banned {
+			if !n.isBanned(u.NodeID) {
 				continue
 			}
 		case <-tick.C:
+			n.sweepForeignBans()
 		case <-ctx.Done():
 			return
 		}
@@ -252,20 +275,56 @@ func parsePrefix(s string) (netip.Prefix, bool) {
 	return netip.Prefix{}, false
 }
 
-// keep puts the addresses that a peer was given with into the address book, now
-// that it was reached and is identified: if it speaks our messages, since what the
-// book knows is dialled for them.
+// keep puts the addresses that a person gave a peer with into the address book,
+// now that it is connected and identified, on the person's word: where else it was
+// reached, they are hearsay until the Router has reached them.
 func (n *Node) keep(id peer.ID, addrs []ma.Multiaddr) {
-	if known, err := n.host.Peerstore().SupportsProtocols(id, libp2p.ControlProtocol); err != nil || len(known) == 0 {
-		return
-	}
 	for _, a := range addrs {
-		full, err := address.FromMultiaddr(a.Encapsulate(ma.StringCast("/p2p/" + id.String())))
-		if err == nil {
-			_, err = n.manager.Add(full)
-		}
-		if err != nil {
-			n.log.Debug("an address is not kept", "peer", id, "address", a, "error", err)
+		n.enter(id, a, addrbook.Source{Kind: addrbook.Manual})
+	}
+}
+
+// keepReached puts into the address book at which of the addresses that the DNS
+// gave for a name the peer was reached: at, or where else we made a connection. Of
+// the others nobody says more than that a record names them.
+func (n *Node) keepReached(ctx context.Context, id peer.ID, name string, addrs []ma.Multiaddr, at ma.Multiaddr) {
+	reached := []ma.Multiaddr{at}
+	if at == nil {
+		reached = nil
+		for _, c := range n.host.Network().ConnsToPeer(id) {
+			given := func(a ma.Multiaddr) bool {
+				places, err := n.resolve(ctx, id, a)
+				return err == nil && slices.ContainsFunc(places, func(a ma.Multiaddr) bool { return reachedAt(c, a) })
+			}
+			if slices.ContainsFunc(addrs, given) {
+				reached = append(reached, c.RemoteMultiaddr())
+			}
 		}
 	}
+	for _, a := range reached {
+		from := addrbook.Source{Kind: addrbook.DNS, Name: strings.TrimPrefix(name, "/dnsaddr/")}
+		if ip, ok := ipOf(a); ok && addrbook.ScopeOf(ip) != addrbook.ScopeGlobal {
+			from.IP = ip // it speaks for itself, as those of the bootstrap list do
+		}
+		full, ok := n.enter(id, a, from)
+		if _, direct := a.ValueForProtocol(ma.P_CIRCUIT); ok && direct != nil {
+			n.Book().Good(full)
+		}
+	}
+}
+
+// enter puts an address of a peer into the address book, if the peer speaks our
+// messages, since what the book knows is dialled for them.
+func (n *Node) enter(id peer.ID, a ma.Multiaddr, from addrbook.Source) (address.NodeAddress, bool) {
+	if known, err := n.host.Peerstore().SupportsProtocols(id, libp2p.ControlProtocol); err != nil || len(known) == 0 {
+		return address.NodeAddress{}, false
+	}
+	full, err := address.FromMultiaddr(a.Encapsulate(ma.StringCast("/p2p/" + id.String())))
+	if err == nil {
+		_, err = n.manager.AddFrom(full, from)
+	}
+	if err != nil {
+		n.log.Debug("an address is not kept", "peer", id, "address", a, "error", err)
+	}
+	return full, err == nil
 }

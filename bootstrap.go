@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/kith-p2p/kith/addrbook"
@@ -43,8 +44,13 @@ type bootstrap struct {
 // configuration that is no address, and what the state says.
 func newBootstrap(configured []string, rows *state.Bucket, dns madns.BasicResolver, log *slog.Logger) (*bootstrap, error) {
 	b := &bootstrap{rows: rows, dns: dns, log: log, restart: func() {}, configured: slices.Clone(configured)}
-	if _, err := discovery.ParseList(configured); err != nil {
-		return nil, &usageError{err}
+	if _, all := discovery.ParseList(configured); all != nil {
+		for _, l := range configured {
+			if _, err := discovery.ParseList([]string{l}); err != nil {
+				return nil, usage("bootstrap: %w", badLine(l, err))
+			}
+		}
+		return nil, &usageError{all} // too many
 	}
 	_, err := rows.Each(func(key, _ []byte) { b.added = append(b.added, string(key)) })
 	return b, err
@@ -151,22 +157,33 @@ func (n *Node) Bootstrap() []BootstrapEntry {
 }
 
 // AddBootstrap adds lines to the list, which is kept, and teaches them to the
-// address book. It returns those that were not in the list before. Nothing is
-// added when one line is no address: ErrUsage.
+// address book. It returns those that were not in the list before, without white
+// space around them. Nothing is added when one line is neither an address that this
+// node can dial nor /dnsaddr/NAME: ErrUsage, with what to write instead.
 func (n *Node) AddBootstrap(lines ...string) (added []string, err error) {
-	list, err := discovery.ParseList(lines)
-	if err != nil {
-		return nil, &usageError{err}
-	}
-	for _, a := range list.Addresses {
-		if a.NodeID == n.NodeID() {
-			return nil, usage("%s is this node", a)
+	for _, l := range lines {
+		if l = strings.TrimSpace(l); isName(l) {
+			if _, err := discovery.ParseList([]string{l}); err != nil {
+				return nil, badLine(l, err)
+			}
+			continue
 		}
+		a, err := n.ParseAddress(l)
+		if err != nil {
+			return nil, err
+		}
+		if a.NodeID == n.NodeID() {
+			return nil, usage("%s is this node", l)
+		}
+	}
+	if _, err := discovery.ParseList(lines); err != nil {
+		return nil, &usageError{err} // too many
 	}
 	b := n.boot
 	var rows []state.Row
 	b.mu.Lock()
 	for _, l := range lines {
+		l = strings.TrimSpace(l)
 		if !slices.Contains(b.configured, l) && !slices.Contains(b.added, l) && !slices.Contains(added, l) {
 			added = append(added, l)
 			rows = append(rows, state.Row{Key: l, Value: []byte{}})
@@ -193,7 +210,12 @@ func (n *Node) RemoveBootstrap(lines ...string) error {
 	b.mu.Lock()
 	var faults []error
 	rows := make([]state.Row, 0, len(lines))
-	for _, l := range lines {
+	lines = slices.Clone(lines)
+	for i, l := range lines {
+		if !slices.Contains(b.added, l) {
+			l = strings.TrimSpace(l)
+			lines[i] = l
+		}
 		switch {
 		case slices.Contains(b.added, l):
 			rows = append(rows, state.Row{Key: l})

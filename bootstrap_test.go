@@ -137,3 +137,42 @@ func TestBootstrapListChanges(t *testing.T) {
 	}
 	eventually(t, "nothing fails any more", func() bool { return fault() == nil })
 }
+
+// A program that added a line was told less than a person: to write
+// mconn://NODEID@host, or that the disk failed. White space made another line.
+func TestRegressionAddBootstrapFromGo(t *testing.T) {
+	n := startWith(t, Config{})
+	for line, says := range map[string]string{
+		"":                       "no address was given",
+		" # nobody":              "is no address of a peer",
+		"127.0.0.1:4001":         "/ip4/127.0.0.1/tcp/4001/p2p/12D3KooW...",
+		"nobody":                 "is no address of a peer",
+		"/dnsaddr/":              "write one like /dnsaddr/",
+		"/dnsaddr/a.example/tcp": "write one like /dnsaddr/",
+		"mconn://" + strings.Repeat("ab", 20) + "@192.0.2.1:26656": "only a program can give a node",
+		n.Addrs()[0]: "is this node",
+	} {
+		added, err := n.AddBootstrap("/dnsaddr/good.invalid", line)
+		if !errors.Is(err, ErrUsage) || !strings.Contains(err.Error(), says) || strings.Contains(err.Error(), "line 1") || strings.Contains(err.Error(), "NODEID") || added != nil {
+			t.Errorf("%q: %q, %v", line, added, err)
+		}
+	}
+	for _, bad := range []Config{{Bootstrap: []string{"", "# all is well", "nobody"}}, {PersistentPeers: []string{"nobody"}}} {
+		bad.Home = t.TempDir()
+		if _, err := New(bad); !errors.Is(err, ErrUsage) || !strings.Contains(err.Error(), "write one like /ip4/") {
+			t.Errorf("%+v: %v", bad, err)
+		}
+	}
+	if len(n.Bootstrap()) != 0 {
+		t.Errorf("added all the same: %v", n.Bootstrap())
+	}
+	const name = "/dnsaddr/good.invalid"
+	for _, want := range [][]string{{name}, nil} {
+		if added, err := n.AddBootstrap(" " + name + "\n"); err != nil || !slices.Equal(added, want) {
+			t.Errorf("added %q, %v", added, err)
+		}
+	}
+	if err := n.RemoveBootstrap("\t" + name); err != nil || len(n.Bootstrap()) != 0 {
+		t.Errorf("%v, and the list is %v", err, n.Bootstrap())
+	}
+}

@@ -136,20 +136,20 @@ func (n *Node) Find(ctx context.Context, p string) (peer.ID, []discovery.Place, 
 	places, err := n.finder.Find(ctx, id)
 	switch {
 	case errors.Is(err, routing.ErrNotFound):
-		return id, nil, fmt.Errorf("%w: %w; %s", ErrUnknownPeer, plain(err), n.whereElse())
+		return id, nil, n.nowhere(id, err)
 	case err != nil:
 		return id, nil, plain(err)
 	}
 	return id, places, nil
 }
 
-// whereElse is advice for somebody who looks for a peer in vain.
-func (n *Node) whereElse() string {
+// nowhere says that a peer was looked for in vain, and what to do next.
+func (n *Node) nowhere(id peer.ID, err error) error {
+	text := fmt.Sprintf("neither the address book nor the DHT knows %s: it may be offline, or of another network; give a full address of it if you have one", id)
 	if n.dht == nil {
-		return "this node takes part in no DHT (dht in the configuration): give a full address that ends in /p2p/ID"
+		text = fmt.Sprintf("the address book does not know %s, and this node takes part in no DHT (dht in the configuration): give a full address that ends in /p2p/ID", id)
+	} else if wan, lan := n.dht.Nodes(); wan+lan == 0 {
+		text = fmt.Sprintf("the address book does not know %s, and this node has met nobody of the DHT yet: name one with `kith bootstrap add`", id)
 	}
-	if wan, lan := n.dht.Nodes(); wan+lan == 0 {
-		return "the DHT has met nobody yet: name a node of it with `kith bootstrap add`"
-	}
-	return "it may be offline, or take part in another DHT"
+	return &plainError{ErrUnknownPeer.Error() + ": " + text, errors.Join(ErrUnknownPeer, err)}
 }

@@ -3,6 +3,7 @@ package kith
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"net/netip"
 	"sync"
 
@@ -40,7 +41,7 @@ func banKey(id peer.ID) identity.NodeID {
 type foreignBans struct {
 	rows *state.Bucket // NodeID of banKey: peer ID
 
-	mu sync.Mutex // guards id
+	mu sync.Mutex // guards id; never held over rows
 	id map[identity.NodeID]peer.ID
 }
 
@@ -54,32 +55,51 @@ func newForeignBans(rows *state.Bucket) (*foreignBans, error) {
 	return f, err
 }
 
-// add remembers a peer that is to be banned, if the book could not tell who it is.
-// It returns when that is saved.
+// add remembers a peer that is to be banned, or is, if the book could not tell who
+// it is. It returns when that is saved.
 func (f *foreignBans) add(p peer.ID) error {
 	key := banKey(p)
 	if _, err := identity.NodeIDFromPeerID(p); err == nil {
 		return nil
 	}
-	if err := f.rows.Put(string(key), []byte(p)); err != nil {
-		return err
-	}
 	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.id[key] = p
-	return nil
+	f.id[key] = p // before the row is there: see forget
+	f.mu.Unlock()
+	return f.rows.Put(string(key), []byte(p))
+}
+
+// forget forgets peers that are no longer banned. One that is banned anew
+// meanwhile keeps its row.
+func (f *foreignBans) forget(ended func(identity.NodeID) bool) error {
+	var gone, back []state.Row
+	f.mu.Lock()
+	for key := range f.id {
+		if ended(key) {
+			delete(f.id, key)
+			gone = append(gone, state.Row{Key: string(key)})
+		}
+	}
+	f.mu.Unlock()
+	if len(gone) == 0 {
+		return nil
+	}
+	err := f.rows.Save(gone)
+	f.mu.Lock()
+	for _, r := range gone {
+		if p, again := f.id[identity.NodeID(r.Key)]; again {
+			back = append(back, state.Row{Key: r.Key, Value: []byte(p)})
+		}
+	}
+	f.mu.Unlock()
+	if len(back) > 0 {
+		err = errors.Join(err, f.rows.Save(back))
+	}
+	return err
 }
 
 // remove forgets a peer that is no longer banned.
 func (f *foreignBans) remove(key identity.NodeID) error {
-	f.mu.Lock()
-	_, is := f.id[key]
-	delete(f.id, key)
-	f.mu.Unlock()
-	if !is {
-		return nil
-	}
-	return f.rows.Delete(string(key))
+	return f.forget(func(k identity.NodeID) bool { return k == key })
 }
 
 func (f *foreignBans) peerID(key identity.NodeID) (peer.ID, bool) {

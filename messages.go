@@ -77,7 +77,7 @@ func (n *Node) newPeers() (err error) {
 	for _, s := range n.cfg.PersistentPeers {
 		a, err := address.Parse(s)
 		if err != nil {
-			return &usageError{fmt.Errorf("persistent peer: %w", err)}
+			return usage("persistent peer: %w", badAddress(strings.TrimSpace(s), err))
 		}
 		persistent, addrs = append(persistent, a.NodeID), append(addrs, a)
 	}
@@ -102,6 +102,7 @@ func (n *Node) newPeers() (err error) {
 	if n.foreign, err = newForeignBans(n.state.Bucket("foreign bans")); err != nil {
 		return err
 	}
+	n.sweepForeignBans()
 	for _, a := range addrs {
 		if _, err := n.manager.Add(a); err != nil {
 			return fmt.Errorf("persistent peer %s: %w", a, err)

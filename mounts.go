@@ -115,7 +115,7 @@ type Match struct {
 func (n *Node) Expose(ctx context.Context, e Expose) (Mount, error) {
 	target, err := address.TargetMultiaddr(e.Target)
 	if err != nil {
-		return Mount{}, &usageError{err}
+		return Mount{}, badSocket(err)
 	}
 	cfg := tunnel.ServiceConfig{
 		AllowAny: e.AllowAny, ReportPeerID: e.ReportPeerID, ProxyProtocol: e.ProxyProtocol,
@@ -172,8 +172,9 @@ func (n *Node) Dial(ctx context.Context, peer, service string) (net.Conn, error)
 }
 
 // Forward binds a local socket to a service of a peer, after it has looked for
-// at most 5 s whether the peer would serve it. Errors: ErrUsage, syscall.EADDRINUSE,
-// ErrUnknownPeer, and *tunnel.Error when the peer would refuse.
+// at most 5 s whether the peer would serve it. Errors: ErrUsage, ErrUnknownPeer,
+// *tunnel.Error when the peer would refuse, and the system's when the socket cannot
+// be bound, such as syscall.EADDRINUSE.
 func (n *Node) Forward(ctx context.Context, f Forward) (Mount, error) {
 	id, err := n.peer(ctx, f.Peer)
 	if err != nil {
@@ -184,7 +185,7 @@ func (n *Node) Forward(ctx context.Context, f Forward) (Mount, error) {
 	}
 	bind, err := address.TargetMultiaddr(f.Listen)
 	if err != nil {
-		return Mount{}, &usageError{err}
+		return Mount{}, badSocket(err)
 	}
 	if !f.Anyway && !n.known(id) && n.dht == nil {
 		return Mount{}, fmt.Errorf("%w: no address of %s is known; give a full address that ends in /p2p/%s, as `kith up` prints it there", ErrUnknownPeer, id, id)
@@ -245,7 +246,7 @@ func (n *Node) CloseMounts(m Match) ([]Mount, error) {
 	}
 	for _, s := range []string{m.ListenAddress, m.TargetAddress} {
 		if _, err := ma.NewMultiaddr(s); s != "" && err != nil {
-			return nil, usage("%q is not a multiaddr: %v", s, err)
+			return nil, badMultiaddr(s, err)
 		}
 	}
 	var out []Mount
@@ -320,7 +321,7 @@ func mountOf(i tunnel.ListenerInfo) Mount {
 		m.Allow = append(m.Allow, p.String())
 	}
 	if i.LastError != nil {
-		m.LastError = i.LastError.Error()
+		m.LastError = tunnel.OwnerText(i.LastError)
 	}
 	return m
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/kith-p2p/kith/tunnel"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/routing"
 	"github.com/libp2p/go-libp2p/p2p/protocol/ping"
 	ma "github.com/multiformats/go-multiaddr"
 )
@@ -165,10 +166,12 @@ func (n *Node) conn(p peer.ID) (network.Conn, bool) {
 	return nil, false
 }
 
-// Connect makes sure that there is a connection to a peer, in any spelling,
-// and remembers its addresses. When the spelling has addresses and the peer is
-// connected at others, one of those given must answer, too. It blocks for at
-// most 30 s. Errors: ErrUsage, ErrUnknownPeer, *tunnel.Error.
+// Connect makes sure that there is a connection to a peer, in any spelling, and
+// puts into the address book the address that was given or, of those that the DNS
+// gives for a name, the one at which the peer was reached. When the spelling has
+// addresses and the peer is connected at others, one of those given must answer,
+// too. It blocks for at most 30 s. Errors: ErrUsage, ErrUnknownPeer,
+// *tunnel.Error.
 func (n *Node) Connect(ctx context.Context, p string) (Peer, error) {
 	id, addrs, err := n.parsePeer(ctx, p)
 	if err != nil {
@@ -179,7 +182,8 @@ func (n *Node) Connect(ctx context.Context, p string) (Peer, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
-	if err := n.tryOut(ctx, id, addrs); err != nil {
+	at, err := n.tryOut(ctx, id, addrs)
+	if err != nil {
 		return Peer{}, err
 	}
 	n.remember(id, addrs)
@@ -189,7 +193,11 @@ func (n *Node) Connect(ctx context.Context, p string) (Peer, error) {
 	if err := n.accepted(ctx, id); err != nil {
 		return Peer{}, err
 	}
-	n.keep(id, addrs)
+	if isName(p) {
+		n.keepReached(ctx, id, p, addrs, at)
+	} else {
+		n.keep(id, addrs)
+	}
 	return n.describe(id), nil
 }
 
@@ -210,17 +218,19 @@ func (n *Node) accepted(ctx context.Context, id peer.ID) error {
 }
 
 // tryOut looks whether a peer that is connected answers at one of other
-// addresses.
-func (n *Node) tryOut(ctx context.Context, id peer.ID, addrs []ma.Multiaddr) error {
+// addresses, and says at which; none, if it is not connected or none was given.
+func (n *Node) tryOut(ctx context.Context, id peer.ID, addrs []ma.Multiaddr) (ma.Multiaddr, error) {
 	conns := n.host.Network().ConnsToPeer(id)
 	if len(conns) == 0 {
-		return nil
+		return nil, nil
+	}
+	for _, a := range addrs {
+		if slices.ContainsFunc(conns, func(c network.Conn) bool { return reachedAt(c, a) }) {
+			return a, nil
+		}
 	}
 	var errs []error
 	for _, a := range addrs {
-		if slices.ContainsFunc(conns, func(c network.Conn) bool { return c.RemoteMultiaddr().Equal(a) }) {
-			return nil
-		}
 		at, err := n.resolve(ctx, id, a)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("cannot look up %s: %w", a, err))
@@ -228,27 +238,38 @@ func (n *Node) tryOut(ctx context.Context, id peer.ID, addrs []ma.Multiaddr) err
 		}
 		for _, a := range at {
 			if err = n.tunnels.Answers(ctx, id, a); err == nil {
-				return nil
+				return a, nil
 			}
 			errs = append(errs, err)
 		}
 	}
 	if len(errs) == 0 {
-		return nil
+		return nil, nil
 	}
-	return fmt.Errorf("%w; the connection at %s stays", errs[0], conns[0].RemoteMultiaddr())
+	return nil, fmt.Errorf("%w; the connection at %s stays", errs[0], conns[0].RemoteMultiaddr())
+}
+
+// reachedAt says that we made a connection, and made it to an address. Where a peer
+// came to us from nobody need listen.
+func reachedAt(c network.Conn, a ma.Multiaddr) bool {
+	return c.Stat().Direction == network.DirOutbound && c.RemoteMultiaddr().Equal(a)
 }
 
 func (n *Node) reach(ctx context.Context, id peer.ID) error {
 	if err := n.banned(id); err != nil {
 		return err
 	}
-	if !n.known(id) && n.dht == nil {
+	known := n.known(id)
+	if !known && n.dht == nil {
 		return fmt.Errorf("%w: no address of %s is known; give a full address that ends in /p2p/%s", ErrUnknownPeer, id, id)
 	}
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
-	return ownBan(id, classify(n.tunnels.Connect(ctx, id)))
+	err := n.tunnels.Connect(ctx, id)
+	if !known && errors.Is(err, routing.ErrNotFound) {
+		return n.nowhere(id, err)
+	}
+	return ownBan(id, classify(err))
 }
 
 // Ping measures round trips to a peer, one each interval (default 1 s), until

@@ -4,11 +4,14 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
+	"net"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/kith-p2p/kith/addrbook"
 	"github.com/kith-p2p/kith/address"
 	khost "github.com/kith-p2p/kith/internal/host"
 	"github.com/kith-p2p/kith/rpc"
@@ -16,6 +19,9 @@ import (
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/p2p/net/swarm"
+	ma "github.com/multiformats/go-multiaddr"
+	madns "github.com/multiformats/go-multiaddr-dns"
 )
 
 // What new users found, each as it showed.
@@ -239,5 +245,172 @@ func TestRegressionErrorsSayWhatToWriteInstead(t *testing.T) {
 	}
 	if err := n.Ban(t.Context(), "10.0.0.0/33", 0, ""); err == nil || !strings.Contains(err.Error(), "is not a network") {
 		t.Error(err)
+	}
+}
+
+// Whatever a name of the DNS said of a peer was written into the address book on a
+// person's word, for good, once the peer was reached at one of the addresses.
+func TestRegressionANameTaughtTheBookWhereNobodyWasReached(t *testing.T) {
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	nobody := fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", l.Addr().(*net.TCPAddr).Port)
+	l.Close()
+	a := startWith(t, Config{NoPEX: true})
+	good, _, _ := strings.Cut(a.Addrs()[0], "/p2p/")
+	id := "/p2p/" + a.ID().String()
+	records := []string{"dnsaddr=" + nobody + id, "dnsaddr=" + good + id, "dnsaddr=/ip4/192.0.2.1/tcp/4001" + id}
+	names, err := madns.NewResolver(madns.WithDefaultResolver(&dnsInMemory{txt: map[string][]string{"_dnsaddr.a.example": records}}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	knows := func(b *Node) map[string]addrbook.Entry { // but what a says of itself
+		p, _ := b.Book().Peer(a.NodeID())
+		known := map[string]addrbook.Entry{}
+		for _, e := range p.Addresses {
+			m, err := e.Address.Multiaddr()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if at, _ := peer.SplitAddr(m); e.Source.Kind != addrbook.Inbound {
+				known[at.String()] = e
+			}
+		}
+		return known
+	}
+	for name, prepare := range map[string]func(b *Node){
+		"not connected before": func(*Node) {},
+		"connected there": func(b *Node) {
+			if err := b.host.Connect(t.Context(), peer.AddrInfo{ID: a.ID(), Addrs: []ma.Multiaddr{ma.StringCast(good)}}); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"connected elsewhere": func(b *Node) {
+			at, _, _ := strings.Cut(a.Addrs()[1], "/p2p/")
+			if err := b.host.Connect(t.Context(), peer.AddrInfo{ID: a.ID(), Addrs: []ma.Multiaddr{ma.StringCast(at)}}); err != nil {
+				t.Fatal(err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := startWith(t, Config{NoPEX: true}, func(n *Node) { n.names = swarm.ResolverFromMaDNS{Resolver: names} })
+			prepare(b)
+			if _, err := b.Connect(t.Context(), "/dnsaddr/a.example"); err != nil {
+				t.Fatal(err)
+			}
+			known := knows(b)
+			if e := known[good]; len(known) != 1 || !e.Verified || e.Source.Kind != addrbook.DNS || e.Source.Name != "a.example" {
+				t.Errorf("the book has %+v, want %s alone, met, from the name", known, good)
+			}
+			// A person's word is kept, and is hearsay as long as nobody was met there.
+			if _, err := b.Connect(t.Context(), "/dns4/nobody.example/tcp/1"+id); err == nil {
+				t.Error("it answers at a name that there is not")
+			}
+			if n := len(knows(b)); n != 1 {
+				t.Errorf("%d addresses after a name that did not answer", n)
+			}
+		})
+	}
+	b := startWith(t, Config{NoPEX: true})
+	b.remember(a.ID(), []ma.Multiaddr{ma.StringCast(good)})
+	if _, err := b.Connect(t.Context(), nobody+id); err != nil {
+		t.Fatal(err)
+	}
+	if e := knows(b)[nobody]; e.Source.Kind != addrbook.Manual || e.Verified {
+		t.Errorf("what a person typed, and was reached elsewhere: %+v", e)
+	}
+}
+
+// Of a ban that ended by itself, the row that says whose it was stayed for ever, if
+// the peer's key is not Ed25519.
+func TestRegressionForeignBansOutlivedTheirBans(t *testing.T) {
+	rows := func(n *Node) map[string][]byte {
+		t.Helper()
+		all, _, err := n.state.Bucket("foreign bans").All()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return all
+	}
+	ban := func(n *Node, id peer.ID, d time.Duration) {
+		t.Helper()
+		if err := n.Ban(t.Context(), id.String(), d, "a test"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	hosts := otherKeys(t)
+	short, long := hosts["ECDSA"].ID(), hosts["secp256k1"].ID()
+	only := func(n *Node, id peer.ID) bool {
+		all := rows(n)
+		_, is := all[string(banKey(id))]
+		return len(all) == 1 && is
+	}
+
+	home := t.TempDir()
+	first, err := New(Config{Home: home, LocalOnly: true}) // which does not run, and so looks at nothing
+	if err != nil {
+		t.Fatal(err)
+	}
+	ban(first, short, time.Nanosecond)
+	ban(first, long, 0)
+	if n := len(rows(first)); n != 2 {
+		t.Errorf("%d rows, want one for each ban", n)
+	}
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	n := startWith(t, Config{Home: home})
+	if _, known := n.ForeignPeer(banKey(short)); known || !only(n, long) {
+		t.Errorf("after the start the rows are %v", rows(n))
+	}
+
+	ban(n, short, time.Nanosecond)
+	eventually(t, "the running node forgets it", func() bool {
+		_, known := n.ForeignPeer(banKey(short))
+		return !known && only(n, long)
+	})
+	if id, ok := n.ForeignPeer(banKey(long)); !ok || id != long {
+		t.Errorf("the ban that stands is of %v, %v", id, ok)
+	}
+	ban(n, short, time.Hour) // again, for longer
+	n.sweepForeignBans()
+	if id, ok := n.ForeignPeer(banKey(short)); !ok || id != short || len(rows(n)) != 2 {
+		t.Errorf("the second ban is of %v, %v", id, ok)
+	}
+}
+
+// Nobody who is banned loses the name while others end, are lifted or begin.
+func TestForeignBansWhileOthersEnd(t *testing.T) {
+	n := startWith(t, Config{})
+	id := otherKeys(t)["ECDSA"].ID()
+	var sweeping sync.WaitGroup
+	defer sweeping.Wait()
+	stop := make(chan struct{})
+	defer close(stop)
+	sweeping.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				n.sweepForeignBans()
+			}
+		}
+	})
+	for i := range 10 {
+		if err := n.Ban(t.Context(), id.String(), time.Hour, ""); err != nil {
+			t.Fatal(err)
+		}
+		if kept, ok := n.ForeignPeer(banKey(id)); !ok || kept != id {
+			t.Fatalf("ban %d is of %v, %v", i, kept, ok)
+		}
+		eventually(t, "its row is there", func() bool {
+			row, err := n.state.Bucket("foreign bans").Get(string(banKey(id)))
+			return err == nil && len(row) > 0
+		})
+		if was, err := n.Unban(t.Context(), id.String()); err != nil || !was {
+			t.Fatal(was, err)
+		}
 	}
 }

@@ -61,7 +61,7 @@ func (n *Node) parsePeer(ctx context.Context, s string) (peer.ID, []ma.Multiaddr
 	if id, err := identity.ParseNodeID(s); err == nil {
 		return n.byNodeID(id)
 	}
-	if strings.HasPrefix(s, "/dnsaddr/") && !strings.Contains(s, "/p2p/") {
+	if isName(s) {
 		return n.resolveDNSAddr(ctx, s)
 	}
 	id, addrs, err := address.ParsePeer(s)
@@ -70,6 +70,9 @@ func (n *Node) parsePeer(ctx context.Context, s string) (peer.ID, []ma.Multiaddr
 	}
 	return id, addrs, nil
 }
+
+// isName says that a text is a name alone: the DNS says who it is and where.
+func isName(s string) bool { return strings.HasPrefix(s, "/dnsaddr/") && !strings.Contains(s, "/p2p/") }
 
 // byNodeID looks a NodeID up among the peers that are known: it is a hash, so
 // it cannot be dialled by itself.

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/kith-p2p/kith/address"
+	"github.com/kith-p2p/kith/discovery"
 	"github.com/kith-p2p/kith/identity"
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
@@ -62,11 +63,28 @@ func badAddress(s string, err error) error {
 	return say("%s; write an address like %s", fault(err), anAddress)
 }
 
+// badLine says what is wrong with a line of the bootstrap list.
+func badLine(s string, err error) error {
+	s = strings.TrimSpace(s)
+	if isName(s) {
+		return saying(err, "%q is no name that the DNS could know; write one like /dnsaddr/nodes.example.org", written(s))
+	}
+	if e, ok := errors.AsType[*discovery.LineError](err); ok {
+		err = e.Err
+	}
+	return badAddress(s, err)
+}
+
 // badPeer says what is wrong with what was given to name a peer.
 func badPeer(s string, err error) error {
 	w, say := written(s), func(format string, args ...any) error { return saying(err, format, args...) }
 	switch before, _, at := strings.Cut(s[strings.Index(s, "//")+1:], "@"); {
-	case s == "", strings.Contains(s, ","), isWeb(s):
+	case s == "", strings.Contains(s, ","):
+		return say("%s", fault(err))
+	case isWeb(s):
+		return say("%q: a web address names no peer; %s", w, aPeer)
+	case strings.Trim(s, "/") == "":
+		return say("%q names no peer; %s", w, aPeer)
 	case placeOf(s) != "":
 		return say("%q says where, and not who: write an address that ends in the peer's ID, such as %s, or the ID alone (`kith id` prints it there)",
 			w, placeOf(s)+"/p2p/"+anID)
@@ -81,7 +99,21 @@ func badPeer(s string, err error) error {
 	case !strings.ContainsAny(s, ":/@"):
 		return say("%q is not a peer ID, such as %s (`kith id` prints it there), nor an address that ends in one", w, anID)
 	}
-	return say("%s", fault(err))
+	return say("%s (a peer is written like %s or %s, as `kith id` and `kith status` print it there)", fault(err), anID, anAddress)
+}
+
+// aPeer says how a peer is written.
+const aPeer = "write its peer ID, such as " + anID + " (`kith id` prints it there), or an address that ends in one, such as " + anAddress
+
+// badSocket says what is wrong with what was given for a local socket.
+func badSocket(err error) error {
+	return saying(err, "%s (a local socket is written like 3000, 127.0.0.1:3000 or unix:/run/web.sock)", fault(err))
+}
+
+// badMultiaddr says so of a text that has to be the multiaddr of a local socket or a
+// peer, as mounts are listed by.
+func badMultiaddr(s string, err error) error {
+	return saying(err, "%q is not a multiaddr; write one like /ip4/127.0.0.1/tcp/3000, as `kith p2p ls` prints them", written(s))
 }
 
 // peerIDLength is how many characters the peer ID of an Ed25519 key has.
@@ -143,7 +175,7 @@ func placeOf(s string) string {
 // wrong with it.
 func fault(err error) string {
 	if e, ok := errors.AsType[*address.ParseError](err); ok {
-		return fmt.Sprintf("%q: %s", e.Input, plainText(e.Err.Error()))
+		return fmt.Sprintf("%q: %s", e.Input, strings.TrimPrefix(plainText(e.Err.Error()), "multiaddr: "))
 	}
 	return plainText(err.Error())
 }

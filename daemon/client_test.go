@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -142,5 +143,26 @@ func TestRegressionBootstrapLines(t *testing.T) {
 	}
 	if res, err := node.client.EditBootstrap(t.Context(), &controlv1.EditBootstrapRequest{Add: []string{"/dnsaddr/nodes.invalid"}}); err != nil || len(res.GetAdded()) != 1 {
 		t.Errorf("a name: %v, %v", res, err)
+	}
+}
+
+// What was removed from the list came back as added, and empty.
+func TestRegressionRemovedBootstrapLinesWereAnsweredAsAdded(t *testing.T) {
+	node := start(t, newHome(t))
+	edit := func(req *controlv1.EditBootstrapRequest) *controlv1.EditBootstrapResponse {
+		t.Helper()
+		res, err := node.client.EditBootstrap(t.Context(), req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return res
+	}
+	lines := []string{"/dnsaddr/a.invalid", "/dnsaddr/b.invalid"}
+	if res := edit(&controlv1.EditBootstrapRequest{Add: lines}); !slices.Equal(res.GetAdded(), lines) || len(res.GetRemoved()) != 0 {
+		t.Errorf("add: %v", res)
+	}
+	twice := append(slices.Clone(lines), lines...)
+	if res := edit(&controlv1.EditBootstrapRequest{Remove: twice}); len(res.GetAdded()) != 0 || !slices.Equal(res.GetRemoved(), lines) {
+		t.Errorf("remove: %v", res)
 	}
 }

@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -76,15 +77,9 @@ func (s *server) EditBootstrap(_ context.Context, req *connect.Request[controlv1
 		if err := s.node.RemoveBootstrap(m.GetRemove()...); err != nil {
 			return nil, toConnect(err)
 		}
-		return connect.NewResponse(&controlv1.EditBootstrapResponse{}), nil
-	}
-	for _, line := range m.GetAdd() {
-		if strings.HasPrefix(strings.TrimSpace(line), "/dnsaddr/") && !strings.Contains(line, "/p2p/") {
-			continue // a name for any peers
-		}
-		if _, err := s.node.ParseAddress(line); err != nil {
-			return nil, toConnect(err)
-		}
+		removed := slices.Clone(m.GetRemove())
+		slices.Sort(removed)
+		return connect.NewResponse(&controlv1.EditBootstrapResponse{Removed: slices.Compact(removed)}), nil
 	}
 	added, err := s.node.AddBootstrap(m.GetAdd()...)
 	if err != nil {

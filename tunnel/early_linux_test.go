@@ -77,7 +77,7 @@ func TestEarlyConnectKeepsErrors(t *testing.T) {
 			c.Close()
 			t.Fatal("connected to a closed port")
 		}
-		if e.Reason != ReasonTarget || !errors.Is(e.Err, syscall.ECONNREFUSED) || e.Detail != "the service's target is not running (connection refused)" {
+		if e.Reason != ReasonTarget || !errors.Is(e.Err, syscall.ECONNREFUSED) || e.Detail != "the service's target is not running (connection refused); "+startTarget {
 			t.Errorf("got %v, %v, %q", e.Reason, e.Err, e.Detail)
 		}
 	}

@@ -23,6 +23,8 @@ const (
 	maxRefuseDrain = 1 << 20
 )
 
+const serviceClosed = "the service was closed; ask its owner to expose it again"
+
 // ServiceConfig is what an exposed service can be told. The zero value serves
 // nobody, sends bytes as they are and has the default limits.
 type ServiceConfig struct {
@@ -231,7 +233,7 @@ func (l *P2PListener) shut() error {
 		for {
 			select {
 			case in := <-l.queue:
-				in.refuse(&Error{Reason: ReasonClosed, Detail: "the service was closed"})
+				in.refuse(&Error{Reason: ReasonClosed, Detail: serviceClosed})
 				l.limits.give()
 			default:
 				return
@@ -309,7 +311,7 @@ func (p *P2P) serve(name string, in *inbound) {
 	p.mu.Unlock()
 	e := p.mayUse(l, name, remote)
 	if e == nil && !p.stands(l) { // the rule may be another mount's already
-		e = &Error{Reason: ReasonClosed, Service: name, Peer: remote, Detail: "the service was closed just now"}
+		e = &Error{Reason: ReasonClosed, Service: name, Peer: remote, Detail: serviceClosed}
 	}
 	if e == nil && in.probe {
 		if writeReply(in.c, nil) != nil {
@@ -353,7 +355,7 @@ func (p *P2P) mayUse(l *P2PListener, name string, remote peer.ID) *Error {
 	err := p.access.Check(name, remote)
 	switch {
 	case l == nil, errors.Is(err, access.ErrNoRule):
-		return &Error{Reason: ReasonNoService, Service: name, Peer: remote, Detail: fmt.Sprintf("there is no service %q here", printable(name))}
+		return &Error{Reason: ReasonNoService, Service: name, Peer: remote, Detail: fmt.Sprintf("there is no service %q here; see what it is called with `kith ls` on the machine that serves it", printable(name))}
 	case err != nil && remote != p.id:
 		return &Error{Reason: ReasonNotAllowed, Service: name, Peer: remote, Detail: fmt.Sprintf("%s may not use %q; ask its owner to allow this peer", remote, name)}
 	}
@@ -363,7 +365,7 @@ func (p *P2P) mayUse(l *P2PListener, name string, remote peer.ID) *Error {
 // enqueue offers a stream to Accept. Like a TCP listener it agrees before the
 // program accepts.
 func (l *P2PListener) enqueue(in *inbound) {
-	e := &Error{Reason: ReasonLimit, Service: l.name, Detail: fmt.Sprintf("%d connections wait to be accepted", backlog)}
+	e := &Error{Reason: ReasonLimit, Service: l.name, Detail: fmt.Sprintf("%d connections wait to be accepted; try again", backlog)}
 	if len(l.queue) < cap(l.queue) {
 		if in.rich && writeReply(in.c, nil) != nil {
 			in.c.Reset()
@@ -373,7 +375,7 @@ func (l *P2PListener) enqueue(in *inbound) {
 		in.rich = false // answered; a refusal from here on is a reset
 		select {
 		case <-l.done:
-			e = &Error{Reason: ReasonClosed, Service: l.name, Detail: "the service was closed"}
+			e = &Error{Reason: ReasonClosed, Service: l.name, Detail: serviceClosed}
 		case l.queue <- in:
 			select {
 			case <-l.done: // Close may have drained the queue just before
@@ -392,7 +394,7 @@ func (l *P2PListener) enqueue(in *inbound) {
 func (l *P2PListener) drainOne() {
 	select {
 	case in := <-l.queue:
-		in.refuse(&Error{Reason: ReasonClosed, Detail: "the service was closed"})
+		in.refuse(&Error{Reason: ReasonClosed, Detail: serviceClosed})
 		l.limits.give()
 	default:
 	}
@@ -404,7 +406,7 @@ func (l *P2PListener) carry(in *inbound) {
 	target, e := l.connectTarget(in)
 	if e == nil && l.closed() {
 		target.Close()
-		e = &Error{Reason: ReasonClosed, Service: l.name, Detail: "the service was closed"}
+		e = &Error{Reason: ReasonClosed, Service: l.name, Detail: serviceClosed}
 	}
 	if e != nil {
 		l.p.refused(l.mount, remote, e)
@@ -438,7 +440,7 @@ func (l *P2PListener) connectTarget(in *inbound) (net.Conn, *Error) {
 		target.SetWriteDeadline(time.Now().Add(l.limits.ConnectTimeout))
 		if _, err := target.Write(b); err != nil {
 			target.Close()
-			return nil, &Error{Reason: ReasonTarget, Service: l.name, Detail: "the service's target closed the connection", Err: err}
+			return nil, &Error{Reason: ReasonTarget, Service: l.name, Detail: "the service's target closed the connection; its own log, on the machine that exposes the service, should say why", Err: err}
 		}
 		target.SetWriteDeadline(time.Time{})
 	}

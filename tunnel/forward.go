@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
+	"os"
+	"path/filepath"
 	"sync"
 	"syscall"
 	"time"
@@ -86,7 +89,8 @@ type forward struct {
 // it may be nil, and is kept for good, not for libp2p's two minutes. Dial
 // returns as soon as the socket is bound; the peer is dialled when the first
 // connection comes (but see ForwardConfig.Admit). Errors: ErrName, ErrAddress, ErrOption, ErrExists (and
-// syscall.EADDRINUSE) when the socket is taken, ErrClosed.
+// syscall.EADDRINUSE) when the socket is taken, what else the system says when it
+// cannot be bound, ErrClosed.
 func (p *P2P) Dial(ctx context.Context, addr ma.Multiaddr, remote peer.ID, proto string, bindAddr ma.Multiaddr, opts ...DialOption) (*ListenerInfo, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -110,7 +114,7 @@ func (p *P2P) Dial(ctx context.Context, addr ma.Multiaddr, remote peer.ID, proto
 			return nil, err
 		}
 	}
-	l, bound, err := listenLocal(bindAddr)
+	l, bound, err := listenLocal(ctx, bindAddr)
 	if err != nil {
 		return nil, err
 	}
@@ -156,8 +160,8 @@ func (p *P2P) Remember(remote peer.ID, addrs ...ma.Multiaddr) {
 }
 
 // listenLocal binds a local socket. Unix sockets are made private to the user;
-// one that a dead process left behind is replaced.
-func listenLocal(a ma.Multiaddr) (net.Listener, ma.Multiaddr, error) {
+// one that a dead process left behind is replaced. ctx bounds looking up a name.
+func listenLocal(ctx context.Context, a ma.Multiaddr) (net.Listener, ma.Multiaddr, error) {
 	network, addr, err := manet.DialArgs(a)
 	if err != nil {
 		return nil, nil, fmt.Errorf("%w: %s: %w", ErrAddress, a, err)
@@ -167,27 +171,58 @@ func listenLocal(a ma.Multiaddr) (net.Listener, ma.Multiaddr, error) {
 	if network == "unix" {
 		l, err = unixsock.Take(addr)
 	} else {
-		l, err = lc.Listen(context.Background(), network, addr)
+		l, err = lc.Listen(ctx, network, addr)
 	}
 	if err != nil {
-		if errors.Is(err, syscall.EADDRINUSE) {
-			return nil, nil, &inUseError{addr}
-		}
-		return nil, nil, fmt.Errorf("%w: cannot listen on %s: %w", ErrAddress, a, err)
+		return nil, nil, &bindError{network, addr, err}
 	}
 	return l, socketAddr(l.Addr(), a), nil
 }
 
-// inUseError says that a local address is taken. It is ErrExists and
-// syscall.EADDRINUSE.
-type inUseError struct{ addr string }
-
-func (e *inUseError) Error() string {
-	return fmt.Sprintf("cannot listen on %s: it is in use by another program or mount (`kith ls`); choose another port or path, or 0 to have a port picked", e.addr)
+// bindError says that this machine does not let a local address be listened on,
+// which is no fault of the address's form. It is ErrExists when it is taken.
+type bindError struct {
+	network, addr string
+	err           error
 }
 
-func (e *inUseError) Is(target error) bool {
-	return target == ErrExists || target == syscall.EADDRINUSE
+func (e *bindError) Error() string { return "cannot listen on " + e.addr + ": " + e.why() }
+func (e *bindError) Unwrap() error { return e.err }
+func (e *bindError) Is(target error) bool {
+	return target == ErrExists && errors.Is(e.err, syscall.EADDRINUSE)
+}
+
+// why says what is wrong and what to do about it.
+func (e *bindError) why() string {
+	path := e.network == "unix"
+	dns, noName := errors.AsType[*net.DNSError](e.err)
+	switch {
+	case noName:
+		return fmt.Sprintf("its name cannot be looked up (%s); give an IP address of this machine, such as 127.0.0.1", oneLine(dns.Err))
+	case errors.Is(e.err, syscall.EADDRINUSE):
+		if path {
+			switch fi, err := os.Stat(e.addr); {
+			case err == nil && fi.IsDir():
+				return "there is a directory of that name; choose another path"
+			case err != nil || fi.Mode()&os.ModeSocket == 0:
+				return "there is a file of that name, which is no socket and is left alone; choose another path"
+			}
+		}
+		return "it is in use by another program or mount (`kith ls`); choose another port or path, or 0 to have a port picked"
+	case errors.Is(e.err, syscall.EADDRNOTAVAIL):
+		return "this machine has no such address; give one that it has, such as 127.0.0.1, or 0.0.0.0 for all of them"
+	case path && errors.Is(e.err, fs.ErrNotExist):
+		return fmt.Sprintf("there is no directory %s; make it first, or choose another path", filepath.Dir(e.addr))
+	case path && errors.Is(e.err, syscall.ENOTDIR):
+		return "a part of this path is no directory; choose another path"
+	case path && errors.Is(e.err, syscall.EINVAL):
+		return fmt.Sprintf("%d bytes are more than the path of a unix socket may have; choose a shorter one", len(e.addr))
+	case path && errors.Is(e.err, fs.ErrPermission):
+		return fmt.Sprintf("this user may not make a socket in %s; choose a path in a directory of your own", filepath.Dir(e.addr))
+	case errors.Is(e.err, fs.ErrPermission):
+		return "not permitted; ports below 1024 need privileges: choose one from 1024, or 0 to have one picked"
+	}
+	return rootCause(e.err) + "; mend that, or choose another port or path"
 }
 
 func (f *forward) shut() error {
@@ -238,6 +273,8 @@ func (f *forward) accept() {
 // serve carries one local connection to its end, or resets it.
 func (f *forward) serve(socket net.Conn) {
 	if e := f.limits.take(f.name); e != nil {
+		e.Detail = fmt.Sprintf("this forward of %q carries %d connections at once, which are in use; try again when one has ended, or end some (`kith streams`)",
+			f.name, f.cfg.MaxConnections)
 		f.refuse(newSocketEnd(socket), e)
 		return
 	}

@@ -78,7 +78,7 @@ func newLimiter(l Limits) *limiter {
 func (l *limiter) take(service string) *Error {
 	if n := l.live.Add(1); n > int64(l.MaxConnections) {
 		l.live.Add(-1)
-		return &Error{Reason: ReasonLimit, Service: service, Detail: fmt.Sprintf("%q serves %d connections at once, which are in use", service, l.MaxConnections)}
+		return &Error{Reason: ReasonLimit, Service: service, Detail: fmt.Sprintf("%q serves %d connections at once, which are in use; try again when one has ended, or raise its --max-connections where it is exposed", service, l.MaxConnections)}
 	}
 	if l.rate != nil && !l.rate.Allow() {
 		l.live.Add(-1)

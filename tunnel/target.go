@@ -82,18 +82,42 @@ func (d *targetDialer) dial(ctx context.Context) (net.Conn, *Error) {
 	if err == nil {
 		return c, nil
 	}
-	e := &Error{Reason: ReasonTarget, Err: err, Detail: "the service's target cannot be reached"}
+	e := &Error{Reason: ReasonTarget, Err: err}
+	_, noName := errors.AsType[*net.DNSError](err)
 	switch {
 	case d.err != nil:
-		e.Detail = "the service is misconfigured"
+		e.Detail = "the service is misconfigured; expose it again with a target that can be dialled"
+	case noName:
+		e.Detail = targetUnreachable
 	case errors.Is(err, syscall.ECONNREFUSED):
-		e.Detail = "the service's target is not running (connection refused)"
+		e.Detail = "the service's target is not running (connection refused); " + startTarget
 	case errors.Is(err, os.ErrNotExist):
-		e.Detail = "the service's target is not running (its socket does not exist)"
+		e.Detail = "the service's target is not running (its socket does not exist); " + startTarget
 	case errors.Is(err, context.DeadlineExceeded), os.IsTimeout(err):
-		e.Detail = fmt.Sprintf("the service's target did not accept within %v", d.limits.ConnectTimeout)
+		e.Detail = fmt.Sprintf("the service's target did not accept within %v; see on the machine that exposes the service whether it hangs", d.limits.ConnectTimeout)
+	default:
+		e.Detail = targetUnreachable
 	}
 	return nil, e
+}
+
+// What a peer may know of a target is also what it can tell its owner.
+const (
+	startTarget       = "start it on the machine that exposes the service (`kith ls` there says where it leads)"
+	targetUnreachable = "the service's target cannot be reached; `kith ls` on the machine that exposes the service says why"
+)
+
+// OwnerText is e.Error() for the owner of a service, who may also know why its
+// target cannot be reached. No peer should see it.
+func OwnerText(e *Error) string {
+	if e.Reason != ReasonTarget || e.Remote || e.Err == nil || e.Detail != targetUnreachable {
+		return e.Error()
+	}
+	why := rootCause(e.Err)
+	if dns, ok := errors.AsType[*net.DNSError](e.Err); ok {
+		why = dns.Name + ": " + oneLine(dns.Err)
+	}
+	return e.Reason.String() + ": the service's target cannot be reached: " + why + "; correct the target, or what is in its way"
 }
 
 // keepAlive says how TCP looks after a socket that leads to a: as the system

@@ -18,7 +18,9 @@
 // name as the stream's protocol, which is what kubo's `ipfs p2p` does.
 //
 // No refusal is silent: it has a Reason that reaches the other peer, the log,
-// the counters (Stats) and the listings (ListenerInfo.LastError).
+// the counters (Stats) and the listings (ListenerInfo.LastError). Of a flood the
+// log has the first lines, and then now and again one that says how many more
+// there were.
 //
 // The caller keeps the host open for as long as the P2P, and closes the P2P
 // first.
@@ -43,7 +45,6 @@ import (
 	"github.com/libp2p/go-libp2p/core/peerstore"
 	"github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/libp2p/go-libp2p/p2p/protocol/ping"
-	"golang.org/x/time/rate"
 )
 
 // Protocol is spoken between kith nodes.
@@ -93,7 +94,7 @@ type P2P struct {
 
 	access *access.Control
 	log    *slog.Logger
-	noisy  *rate.Limiter // of log lines that peers cause
+	lines  lines // of log, that peers cause
 	bufs   buffers
 	stats  counters
 	dials  redials
@@ -131,13 +132,13 @@ func NewP2P(id peer.ID, h host.Host, ps peerstore.Peerstore, opts ...Option) *P2
 		id: id, h: h, ps: ps,
 		access:   new(access.Control),
 		log:      slog.New(slog.DiscardHandler),
-		noisy:    rate.NewLimiter(1, 20),
 		services: map[string]*P2PListener{}, busy: map[peer.ID]int{}, greeting: map[peer.ID]int{},
 	}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	for _, o := range opts {
 		o(p)
 	}
+	p.lines.log = p.log
 	p.Streams.h = h
 	p.dials.p = p
 	inner, err := stream.Listen(h, Protocol, stream.WithBacklog(backlog))
@@ -181,6 +182,7 @@ func (p *P2P) Close() error {
 		}
 		<-done
 	}
+	p.lines.close()
 	p.settle(busy)
 	return err
 }
@@ -294,8 +296,7 @@ func (p *P2P) acceptLoop(l net.Listener, serve func(*stream.Conn)) {
 	}
 }
 
-// refused records why a connection was turned away. Peers cause it, so the log
-// is rate limited; the counters are not.
+// refused records why a connection was turned away.
 func (p *P2P) refused(m *mount, remote peer.ID, e *Error) {
 	p.stats.refuse(e.Reason)
 	service := e.Service
@@ -303,9 +304,7 @@ func (p *P2P) refused(m *mount, remote peer.ID, e *Error) {
 		m.refuse(e)
 		service = m.name
 	}
-	if p.noisy.Allow() {
-		p.log.Info("connection refused", "service", service, "peer", remote, "reason", e.Reason.String(), "detail", e.Error(), "cause", e.cause())
-	}
+	p.lines.say("connection refused", p.named(m, remote), line{service, remote, e})
 }
 
 // cut records why a connection that was being carried ended early.
@@ -316,9 +315,23 @@ func (p *P2P) cut(m *mount, remote peer.ID, e *Error) {
 		m.last.Store(e)
 		service = m.name
 	}
-	if p.noisy.Allow() {
-		p.log.Info("connection cut", "service", service, "peer", remote, "reason", e.Reason.String(), "detail", e.Error(), "cause", e.cause())
+	p.lines.say("connection cut", p.named(m, remote), line{service, remote, e})
+}
+
+// named says whether the owner of this node has named a peer: to forward to it, or
+// to let it use a service.
+func (p *P2P) named(m *mount, remote peer.ID) bool {
+	if m != nil && m.info.Kind == KindForward {
+		return true
 	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, l := range p.services {
+		if slices.Contains(l.cfg.Allow, remote) {
+			return true
+		}
+	}
+	return false
 }
 
 // checkName says whether a service may have this name, and whether it is also

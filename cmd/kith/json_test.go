@@ -38,7 +38,7 @@ func TestJSON(t *testing.T) {
 		{user.home, []string{"close", "--all"}, 0, []string{"closed"}},
 		{user.home, []string{"bootstrap", "add", server.address}, 0, []string{"added"}},
 		{user.home, []string{"bootstrap"}, 0, []string{"entries"}},
-		{user.home, []string{"bootstrap", "rm", server.address}, 0, []string{"added"}},
+		{user.home, []string{"bootstrap", "rm", server.address}, 0, []string{"removed"}},
 		{user.home, []string{"find", server.id}, 0, []string{"peerId", "nodeId", "places"}},
 		{user.home, []string{"book"}, 0, []string{"peers", "networks"}},
 		{user.home, []string{"book", "show", server.id}, 0, []string{"peers"}},

@@ -2,6 +2,9 @@ package main
 
 import "strings"
 
+// aService is an example of PEER/NAME.
+const aService = "12D3KooW.../web, which is what `kith expose` prints there"
+
 // splitService splits PEER/NAME. PEER ends
 //
 //   - for a multiaddr: after its last /p2p/ID, or after the host of a bare
@@ -14,7 +17,10 @@ import "strings"
 // begin with one: PEER//x/name.
 func splitService(arg string) (peer, name string, err error) {
 	end := -1
+	scheme, _, isURL := strings.Cut(arg, "://")
 	switch {
+	case isURL && strings.ToLower(scheme) != "libp2p" && !strings.ContainsAny(scheme, "/@"):
+		return "", "", usagef("%q names no service of a peer: %s:// is not how a peer is written; write PEER/NAME, such as %s", arg, scheme, aService)
 	case strings.HasPrefix(arg, "/"):
 		end = multiaddrEnd(arg)
 	case strings.HasPrefix(arg, "libp2p:"):
@@ -26,7 +32,7 @@ func splitService(arg string) (peer, name string, err error) {
 		end = strings.IndexByte(arg, '/')
 	}
 	if end <= 0 {
-		return "", "", usagef("%q names no service: it must be PEER/NAME, where PEER is a peer ID or an address that ends in /p2p/ID; see `kith connect --help`", arg)
+		return "", "", usagef("%q names no service: it must be PEER/NAME, where PEER is a peer ID or an address that ends in /p2p/ID, such as %s", arg, aService)
 	}
 	peer = arg[:end]
 	if name = strings.TrimPrefix(arg[end:], "/"); name == "" {

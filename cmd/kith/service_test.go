@@ -54,7 +54,7 @@ func TestSplitService(t *testing.T) {
 		}
 	}
 	for _, arg := range []string{
-		"", "/", "//", id, id + "/", at, at + "/", "/web", "/ip4/1.2.3.4/tcp/1", "/ip4/1.2.3.4/tcp/1/web", "/p2p", "/p2p/", "/p2p//web",
+		"http://x/y", "mconn://i@h/web", "https://x", "://x/y", "", "/", "//", id, id + "/", at, at + "/", "/web", "/ip4/1.2.3.4/tcp/1", "/ip4/1.2.3.4/tcp/1/web", "/p2p", "/p2p/", "/p2p//web",
 		"/dnsaddr", "/dnsaddr/", "/dnsaddr//web", "/dnsaddr/example.com", "/dnsaddr/example.com/", "/dnsaddr/example.com/p2p/", "/dnsaddr/example.com/p2p/" + id,
 		"libp2p:" + nodeID, "libp2p://" + id + "@h:4001", "libp2p://" + id + "@h:4001/", "libp2p:" + nodeID + "/p2p/" + id, "libp2p:", "libp2p:/",
 	} {

@@ -1,13 +1,14 @@
-// Command mesh runs five nodes in one process that know only the first of them,
-// lets them find each other, kills two, and shows that the rest still reach all
-// of each other: with messages, and with what they publish.
+// Command mesh runs five nodes that know only the first of them, lets them find
+// each other, kills two, and shows that the rest still reach all of each other, by
+// sessions for messages and with what they publish. The two run in a process of
+// their own, which is killed: they say goodbye to nobody.
 //
 //	go run ./examples/mesh
-//	go run ./examples/mesh -kill 0
+//	go run ./examples/mesh -kill 0,3
 package main
 
 import (
-	"cmp"
+	"bufio"
 	"context"
 	"errors"
 	"flag"
@@ -15,6 +16,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"strconv"
@@ -29,11 +31,10 @@ import (
 
 const size = 5
 
-// member is one node and how to end it.
+// member is one node of this process, and what it hears.
 type member struct {
 	*kith.Node
 	news *dispatch.Subscription[*wrapperspb.StringValue]
-	kill func()
 }
 
 func main() {
@@ -45,102 +46,100 @@ func main() {
 	}
 }
 
-func run(ctx context.Context, args []string, out io.Writer) error {
+func run(ctx context.Context, args []string, out io.Writer) (err error) {
+	any2 := rand.Perm(size)
 	flags := flag.NewFlagSet("mesh", flag.ContinueOnError)
-	first := flags.Int("kill", rand.IntN(size), "the first of the two to kill: 0 to 4")
-	if err := flags.Parse(args); err != nil || *first < 0 || *first >= size {
-		return cmp.Or(err, errors.New("-kill takes a number from 0 to 4"))
+	kill := flags.String("kill", fmt.Sprintf("%d,%d", any2[0], any2[1]), "the `two` to kill, such as 0,3")
+	home := flags.String("home", "", "run these two in that `directory`, and nobody else; an address to begin with may follow")
+	if err := flags.Parse(args); err != nil {
+		return err
 	}
-	dead := map[int]bool{*first: true, (*first + 1 + rand.IntN(size-1)) % size: true}
+	var a, b int
+	if _, err := fmt.Sscanf(*kill, "%d,%d", &a, &b); err != nil || a == b || min(a, b) < 0 || max(a, b) >= size {
+		return errors.New("-kill takes two different numbers from 0 to 4, such as 0,3")
+	}
+	know, doomed := flags.Args(), *home != ""
+	if !doomed {
+		if *home, err = os.MkdirTemp("", "kith-mesh-"); err != nil {
+			return err
+		}
+		defer os.RemoveAll(*home)
+	}
+	var running sync.WaitGroup
+	defer running.Wait()
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
-	dir, err := os.MkdirTemp("", "kith-mesh-")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(dir)
 
 	var mesh []*member
+	var two *exec.Cmd
+	var said *bufio.Scanner // by their process
 	for i := range size {
-		var know []string
-		if i > 0 {
-			know = mesh[0].Addrs()[:1]
-		}
-		m, err := start(ctx, filepath.Join(dir, strconv.Itoa(i)), know)
-		if err != nil {
-			return err
-		}
-		defer m.kill()
-		mesh = append(mesh, m)
-	}
-	began := time.Now()
-	if err := meet(ctx, mesh); err != nil {
-		return err
-	}
-	fmt.Fprintf(out, "after %v all %d are connected with each other, of whom each knew one\n", time.Since(began).Round(time.Millisecond), size)
-
-	var rest []*member
-	for i, m := range mesh {
-		if dead[i] {
-			m.kill()
-			fmt.Fprintf(out, "node %d is dead\n", i)
-		} else {
-			rest = append(rest, m)
-		}
-	}
-	if err := meet(ctx, rest); err != nil {
-		return err
-	}
-	fmt.Fprintf(out, "the other %d still reach each other\n", len(rest))
-	return nil
-}
-
-func start(ctx context.Context, home string, know []string) (*member, error) {
-	n, err := kith.New(kith.Config{Home: home, LocalOnly: true, Network: "kith-mesh", Bootstrap: know})
-	if err != nil {
-		return nil, err
-	}
-	news, err := dispatch.Subscribe[*wrapperspb.StringValue](n.Topics(), "mesh/news", dispatch.Policy{})
-	if err != nil {
-		return nil, err
-	}
-	ctx, cancel := context.WithCancel(ctx)
-	var running sync.WaitGroup
-	running.Go(func() { _ = n.Run(ctx) })
-	return &member{n, news, func() { cancel(); running.Wait() }}, nil
-}
-
-// meet waits until everybody is connected with everybody, and has everybody
-// publish something that all the others receive.
-func meet(ctx context.Context, mesh []*member) error {
-	for _, a := range mesh {
-		for _, b := range mesh {
-			for a != b && a.PeerManager().Status(b.NodeID()) != p2p.PeerStatusUp {
-				if ctx.Err() != nil {
-					return errors.New("they do not find each other")
-				}
-				time.Sleep(10 * time.Millisecond)
-			}
-		}
-		if err := a.Topics().WaitPeers(ctx, "mesh/news", len(mesh)-1); err != nil {
-			return err
-		}
-	}
-	for i, a := range mesh {
-		if err := a.Topics().Publish(ctx, "mesh/news", wrapperspb.String(fmt.Sprintf("news %d", i))); err != nil {
-			return err
-		}
-	}
-	for _, a := range mesh {
-		heard := 0
-		for m, err := range a.news.Messages(ctx) {
+		switch {
+		case (i == a || i == b) == doomed:
+			n, err := kith.New(kith.Config{Home: filepath.Join(*home, strconv.Itoa(i)), LocalOnly: true, Network: "kith-mesh", Bootstrap: know})
 			if err != nil {
 				return err
 			}
-			if m.Author != a.NodeID() {
-				heard++
+			running.Go(func() { _ = n.Run(ctx) })
+			news, err := dispatch.Subscribe[*wrapperspb.StringValue](n.Topics(), "mesh/news", dispatch.Policy{})
+			if err != nil {
+				return err
 			}
-			if heard == len(mesh)-1 {
+			if mesh = append(mesh, &member{n, news}); i == 0 {
+				know = n.Addrs()[:1]
+			}
+		case two == nil && !doomed:
+			two = exec.CommandContext(ctx, os.Args[0], append([]string{"-kill", *kill, "-home", *home}, know...)...)
+			pipe, err := two.StdoutPipe()
+			if err = errors.Join(err, two.Start()); err != nil {
+				return err
+			}
+			defer func() { cancel(); two.Wait() }()
+			if said = bufio.NewScanner(pipe); said.Scan() {
+				know = []string{said.Text()}
+			}
+		}
+	}
+	fmt.Fprintln(out, know[0])
+	if err := meet(ctx, mesh, "all are here", size-1); err != nil {
+		return err
+	}
+	if doomed {
+		fmt.Fprintln(out, "all are here")
+		<-ctx.Done() // until it is killed
+		return ctx.Err()
+	}
+	if !said.Scan() {
+		return errors.New("the two do not find the others")
+	}
+	fmt.Fprintf(out, "all %d reach each other, of whom each knew one\n", size)
+	if err := errors.Join(two.Process.Kill(), meet(ctx, mesh, "the rest is here", size-3)); err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "nodes %d and %d are dead; the other %d still reach each other\n", a, b, len(mesh))
+	return nil
+}
+
+// meet has each node of this process publish a text, and waits until it has heard it
+// from so many others and has a session with each of them.
+func meet(ctx context.Context, mesh []*member, text string, others int) error {
+	for _, m := range mesh {
+		err := m.Topics().WaitPeers(ctx, "mesh/news", others)
+		if err = errors.Join(err, m.Topics().Publish(ctx, "mesh/news", wrapperspb.String(text))); err != nil {
+			return err
+		}
+	}
+	for _, m := range mesh {
+		heard := map[p2p.NodeID]bool{}
+		for said, err := range m.news.Messages(ctx) {
+			if err == nil && said.Author != m.NodeID() && said.Message.GetValue() == text {
+				heard[said.Author] = true
+				err = m.WaitPeer(ctx, string(said.Author))
+			}
+			if err != nil {
+				return err
+			}
+			if len(heard) == others {
 				break
 			}
 		}

@@ -2991,8 +2991,10 @@ func (x *EditBootstrapRequest) GetRemove() []string {
 }
 
 type EditBootstrapResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Added         []string               `protobuf:"bytes,1,rep,name=added,proto3" json:"added,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Those that were not in the list before.
+	Added         []string `protobuf:"bytes,1,rep,name=added,proto3" json:"added,omitempty"`
+	Removed       []string `protobuf:"bytes,2,rep,name=removed,proto3" json:"removed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3030,6 +3032,13 @@ func (*EditBootstrapResponse) Descriptor() ([]byte, []int) {
 func (x *EditBootstrapResponse) GetAdded() []string {
 	if x != nil {
 		return x.Added
+	}
+	return nil
+}
+
+func (x *EditBootstrapResponse) GetRemoved() []string {
+	if x != nil {
+		return x.Removed
 	}
 	return nil
 }
@@ -4483,9 +4492,10 @@ const file_kith_control_v1_control_proto_rawDesc = "" +
 	"configured\"@\n" +
 	"\x14EditBootstrapRequest\x12\x10\n" +
 	"\x03add\x18\x01 \x03(\tR\x03add\x12\x16\n" +
-	"\x06remove\x18\x02 \x03(\tR\x06remove\"-\n" +
+	"\x06remove\x18\x02 \x03(\tR\x06remove\"G\n" +
 	"\x15EditBootstrapResponse\x12\x14\n" +
-	"\x05added\x18\x01 \x03(\tR\x05added\"\x0f\n" +
+	"\x05added\x18\x01 \x03(\tR\x05added\x12\x18\n" +
+	"\aremoved\x18\x02 \x03(\tR\aremoved\"\x0f\n" +
 	"\rRouterRequest\"\xed\x03\n" +
 	"\x0eRouterResponse\x12\x18\n" +
 	"\anetwork\x18\x01 \x01(\tR\anetwork\x12\x18\n" +
