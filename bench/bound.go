@@ -2,9 +2,7 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"sync"
 
 	"github.com/kith-p2p/kith"
 )
@@ -20,23 +18,19 @@ func boundRow(ctx context.Context, b *bench) error {
 	}
 	defer s.close()
 	var raw, tunnel dialFunc
-	stop := func() error { return nil }
-	defer func() { stop() }()
+	var running scope
+	defer running.end()
 	renew := func(ctx context.Context) error {
-		if err := stop(); err != nil {
+		if err := running.end(); err != nil {
 			return err
 		}
-		near, far, shut, err := twoHosts(ctx)
+		near, far, err := plainHosts(ctx, &running)
 		if err != nil {
 			return err
 		}
-		var shutTunnel func() error
-		if tunnel, shutTunnel, err = b.dialTunnel(ctx, s.addr()); err != nil {
-			return errors.Join(err, shut())
-		}
 		raw = dialRaw(near, far)
-		stop = sync.OnceValue(func() error { return errors.Join(shutTunnel(), shut()) })
-		return nil
+		tunnel, err = b.dialTunnel(ctx, &running, s.addr())
+		return err
 	}
 	plain := dialTCP(s.addr())
 	b.report.peer("raw streams", hostConfig)
@@ -91,33 +85,24 @@ var ways = []struct {
 
 // dialTunnel runs two kith nodes in this process, with a tunnel from a local
 // port of the one to target behind the other.
-func (b *bench) dialTunnel(ctx context.Context, target string) (dial dialFunc, stop func() error, err error) {
-	var nodes []*kith.Node
-	stop = func() error {
-		var errs []error
-		for _, n := range nodes {
-			errs = append(errs, n.Close())
-		}
-		return errors.Join(errs...)
-	}
-	for range 2 {
+func (b *bench) dialTunnel(ctx context.Context, s *scope, target string) (dialFunc, error) {
+	var near, far *kith.Node
+	for _, n := range []**kith.Node{&near, &far} {
 		home, err := b.nodeDir()
 		if err != nil {
-			return nil, nil, errors.Join(err, stop())
+			return nil, err
 		}
-		n, err := kith.New(kith.Config{Home: home, Listen: []string{"/ip4/127.0.0.1/tcp/0"}, NoMDNS: true})
-		if err != nil {
-			return nil, nil, errors.Join(err, stop())
+		if *n, err = kith.New(kith.Config{Home: home, Listen: []string{"/ip4/127.0.0.1/tcp/0"}, NoMDNS: true}); err != nil {
+			return nil, err
 		}
-		nodes = append(nodes, n)
+		s.add((*n).Close)
 	}
-	near, far := nodes[0], nodes[1]
 	if _, err := far.Expose(ctx, kith.Expose{Target: target, Name: "bench", Allow: []string{near.ID().String()}}); err != nil {
-		return nil, nil, errors.Join(err, stop())
+		return nil, err
 	}
 	m, err := near.Forward(ctx, kith.Forward{Peer: far.Addrs()[0], Name: "bench", Check: true})
 	if err != nil {
-		return nil, nil, errors.Join(err, stop())
+		return nil, err
 	}
-	return dialTCP(m.Local), stop, nil
+	return dialTCP(m.Local), nil
 }

@@ -40,20 +40,22 @@ func newHost() (host.Host, error) {
 	return h, nil
 }
 
-// twoHosts returns two hosts, the first connected to the second, and what
-// closes them.
-func twoHosts(ctx context.Context) (near, far host.Host, stop func() error, err error) {
-	if near, err = newHost(); err != nil {
-		return nil, nil, nil, err
+// plainHosts are two plain hosts, the first connected to the second.
+func plainHosts(ctx context.Context, s *scope) (near, far host.Host, err error) {
+	for _, h := range []*host.Host{&near, &far} {
+		if *h, err = newHost(); err != nil {
+			return nil, nil, err
+		}
+		s.add((*h).Close)
 	}
-	if far, err = newHost(); err != nil {
-		return nil, nil, nil, errors.Join(err, near.Close())
+	return near, far, join(ctx, near, far)
+}
+
+func join(ctx context.Context, near, far host.Host) error {
+	if err := near.Connect(ctx, peer.AddrInfo{ID: far.ID(), Addrs: far.Addrs()}); err != nil {
+		return fmt.Errorf("connect two hosts: %w", err)
 	}
-	stop = func() error { return errors.Join(near.Close(), far.Close()) }
-	if err = near.Connect(ctx, peer.AddrInfo{ID: far.ID(), Addrs: far.Addrs()}); err != nil {
-		return nil, nil, nil, errors.Join(fmt.Errorf("connect two hosts: %w", err), stop())
-	}
-	return near, far, stop, nil
+	return nil
 }
 
 const rawProtocol protocol.ID = "/bench/raw/1.0.0"

@@ -2,13 +2,11 @@ package main
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/kith-p2p/kith/identity"
 	kithhost "github.com/kith-p2p/kith/internal/host"
 	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/host"
-	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
 )
 
@@ -57,11 +55,4 @@ func stockHosts(ctx context.Context, s *scope) (near, far host.Host, err error) 
 		s.add((*h).Close)
 	}
 	return near, far, join(ctx, near, far)
-}
-
-func join(ctx context.Context, near, far host.Host) error {
-	if err := near.Connect(ctx, peer.AddrInfo{ID: far.ID(), Addrs: far.Addrs()}); err != nil {
-		return fmt.Errorf("connect two hosts: %w", err)
-	}
-	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/kith-p2p/kith/identity"
 	"github.com/kith-p2p/kith/p2p"
 	"github.com/kith-p2p/kith/p2p/mconn"
 )
@@ -103,23 +104,14 @@ var cometWire = mconn.Options{CometOnly: true}
 // mconnRouters are two connected Routers over mconn.
 func mconnRouters(ctx context.Context, s *scope, o mconn.Options, d p2p.ChannelDescriptor) (from, to *routed, err error) {
 	o.Listen = "127.0.0.1:0"
-	var at p2p.NodeAddress
-	for i, n := range []**routed{&from, &to} {
+	return twoRouted(ctx, s, d, func(i int) (identity.PrivKey, p2p.Transport, error) {
 		key, err := benchKey(byte(i + 1))
 		if err != nil {
-			return nil, nil, err
+			return key, nil, err
 		}
 		tr, err := mconn.New(o)
-		if err != nil {
-			return nil, nil, err
-		}
-		s.add(tr.Close)
-		at = tr.Endpoints()[0].NodeAddress(key.Public().NodeID())
-		if *n, err = newRouted(s, key, tr, d); err != nil {
-			return nil, nil, err
-		}
-	}
-	return from, to, meet(ctx, from, to, at)
+		return key, tr, err
+	})
 }
 
 // echoRow compares round trips on an idle link.

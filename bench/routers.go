@@ -77,6 +77,24 @@ func meet(ctx context.Context, from, to *routed, at p2p.NodeAddress) error {
 	return waitFor(ctx, "two Routers that are connected", func() bool { return up(from, to.id) && up(to, from.id) })
 }
 
+// twoRouted are two connected nodes, over what transport makes for the first and
+// the second.
+func twoRouted(ctx context.Context, s *scope, d p2p.ChannelDescriptor, transport func(i int) (identity.PrivKey, p2p.Transport, error)) (from, to *routed, err error) {
+	var at p2p.NodeAddress
+	for i, n := range []**routed{&from, &to} {
+		key, tr, err := transport(i)
+		if err != nil {
+			return nil, nil, err
+		}
+		s.add(tr.Close)
+		at = tr.Endpoints()[0].NodeAddress(key.Public().NodeID())
+		if *n, err = newRouted(s, key, tr, d); err != nil {
+			return nil, nil, err
+		}
+	}
+	return from, to, meet(ctx, from, to, at)
+}
+
 // waitFor waits for a condition.
 func waitFor(ctx context.Context, what string, ok func() bool) error {
 	ctx, cancel := context.WithTimeout(ctx, readyTimeout)

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 	"testing"
@@ -20,23 +19,19 @@ const streamProtocol protocol.ID = "/bench/stream/1.0.0"
 // the same connection between the same two hosts.
 func streamRow(ctx context.Context, b *bench) error {
 	var ours, theirs dialFunc
-	stop := func() error { return nil }
-	defer func() { stop() }()
+	var running scope
+	defer running.end()
 	renew := func(ctx context.Context) error {
-		if err := stop(); err != nil {
+		if err := running.end(); err != nil {
 			return err
 		}
-		near, far, shut, err := twoHosts(ctx)
+		near, far, err := plainHosts(ctx, &running)
 		if err != nil {
 			return err
 		}
-		var shutStream func()
-		if ours, shutStream, err = dialStream(near, far); err != nil {
-			return errors.Join(err, shut())
-		}
 		theirs = dialRaw(near, far)
-		stop = sync.OnceValue(func() error { shutStream(); return shut() })
-		return nil
+		ours, err = dialStream(&running, near, far)
+		return err
 	}
 	b.report.peer("raw streams", hostConfig)
 
@@ -64,10 +59,10 @@ func streamRow(ctx context.Context, b *bench) error {
 
 // dialStream serves the traffic on far with stream.Listen, and opens
 // connections with stream.Dial.
-func dialStream(near, far host.Host) (dial dialFunc, stop func(), err error) {
+func dialStream(s *scope, near, far host.Host) (dialFunc, error) {
 	l, err := stream.Listen(far, streamProtocol)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -79,10 +74,10 @@ func dialStream(near, far host.Host) (dial dialFunc, stop func(), err error) {
 			wg.Go(func() { serve(c) })
 		}
 	})
-	dial = func(ctx context.Context) (conn, error) {
+	s.add(func() error { l.Close(); wg.Wait(); return nil })
+	return func(ctx context.Context) (conn, error) {
 		return stream.Dial(ctx, near, far.ID(), streamProtocol)
-	}
-	return dial, func() { l.Close(); wg.Wait() }, nil
+	}, nil
 }
 
 // allocations counts what stream.Conn adds to a stream that allocates nothing.

@@ -8,6 +8,7 @@ import (
 	"io"
 	"time"
 
+	"github.com/kith-p2p/kith/identity"
 	"github.com/kith-p2p/kith/p2p"
 	"github.com/kith-p2p/kith/p2p/libp2p"
 	"github.com/libp2p/go-libp2p/core/host"
@@ -91,20 +92,11 @@ func libp2pRouters(ctx context.Context, s *scope, d p2p.ChannelDescriptor) (from
 	if err != nil {
 		return nil, nil, err
 	}
-	var at p2p.NodeAddress
-	for i, n := range []**routed{&from, &to} {
+	return twoRouted(ctx, s, d, func(i int) (identity.PrivKey, p2p.Transport, error) {
 		h := []keyedHost{near, far}[i]
 		tr, err := libp2p.New(h.Host, libp2p.Options{})
-		if err != nil {
-			return nil, nil, err
-		}
-		s.add(tr.Close)
-		at = tr.Endpoints()[0].NodeAddress(h.key.Public().NodeID())
-		if *n, err = newRouted(s, h.key, tr, d); err != nil {
-			return nil, nil, err
-		}
-	}
-	return from, to, meet(ctx, from, to, at)
+		return h.key, tr, err
+	})
 }
 
 const messageProtocol protocol.ID = "/kith-bench/message/1"

@@ -42,6 +42,7 @@ func TestChannelAfterClose(t *testing.T) {
 		if e := <-from.In; e.From != b.id || e.ChannelID != 1 || e.Message.(*text).Value != "three" {
 			t.Errorf("%+v", e)
 		}
+		w.until(func() bool { return from.Stats().Unencodable == 2 })
 		if err := errors.Join(from.Close(), from.Close()); err != nil {
 			t.Error(err)
 		}

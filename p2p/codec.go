@@ -67,7 +67,7 @@ func (c codec) encode(head []byte, m proto.Message, most int) ([]byte, error) {
 	if n > most {
 		return nil, fmt.Errorf("%w: %d bytes, at most %d", ErrMessageTooLarge, n, most)
 	}
-	b := append(frameBuffer(len(head)+n), head...)
+	b := append(Buffer(len(head)+n), head...)
 	if b, err = (proto.MarshalOptions{UseCachedSize: true}).MarshalAppend(b, m); err != nil {
 		return nil, fmt.Errorf("p2p: encode a %s: %w", c.kind.Descriptor().FullName(), err)
 	}

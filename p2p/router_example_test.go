@@ -81,7 +81,7 @@ func ExampleOpenTyped() {
 	up := <-ups.Updates()
 	fmt.Println("the peer is", up.Status)
 
-	ctx, stop := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, stop := context.WithTimeout(context.Background(), time.Minute)
 	defer stop()
 	reply, err := ask.Request(ctx, up.NodeID, wrapperspb.String("world"))
 	fmt.Println(reply.GetValue(), err)
@@ -163,8 +163,12 @@ func ExampleRouter_OpenChannel() {
 		}
 		return channel
 	}
+	var ponged sync.Once
 	run(one, peersOfOne, func(what string, _ p2p.NodeID) {
-		if what != "ping" { // those of the other node come whenever they come
+		switch what {
+		case "pong": // pings, and with them pongs, go on for as long as this takes
+			ponged.Do(func() { heard <- what })
+		case "unknown":
 			heard <- what
 		}
 	})

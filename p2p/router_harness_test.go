@@ -42,7 +42,7 @@ func overBoth(t *testing.T, test func(*testing.T, *world)) {
 	t.Run("mconn", func(t *testing.T) {
 		before := runtime.NumGoroutine()
 		t.Cleanup(func() { // the first, so after all of the test's
-			for end := time.Now().Add(10 * time.Second); runtime.NumGoroutine() > before; time.Sleep(time.Millisecond) {
+			for end := time.Now().Add(30 * time.Second); runtime.NumGoroutine() > before; time.Sleep(time.Millisecond) {
 				if time.Now().After(end) {
 					stacks := make([]byte, 1<<20)
 					t.Fatalf("%d goroutines, %d before:\n%s", runtime.NumGoroutine(), before, stacks[:runtime.Stack(stacks, true)])
@@ -136,7 +136,7 @@ func (w *world) connect(a *testNode, others ...*testNode) {
 // until waits for a condition, within for at most a time.
 func (w *world) until(ok func() bool) {
 	w.Helper()
-	w.within(15*time.Second, ok)
+	w.within(30*time.Second, ok)
 }
 
 func (w *world) within(d time.Duration, ok func() bool) {

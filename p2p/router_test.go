@@ -245,7 +245,9 @@ func TestRouterRefusesConnections(t *testing.T) {
 					c.there = nothing
 				}
 				w.peers.DisconnectCooldownPeriod = 10 * time.Second
+				w.peers.MinRetryTime, w.peers.MaxRetryTime = time.Second, 10*time.Second // tens of handshakes, not thousands
 				a := w.node(onIP(testKey(1).Public().NodeID(), netip.MustParseAddrPort("192.0.2.6:26656")), c.here)
+				w.peers.Protocols = []p2p.Protocol{"mconn"} // b dials nobody: it would be let in under its own name
 				b := w.node(onIP(testKey(2).Public().NodeID(), place), c.there)
 				openText(t, a, 1)
 				openText(t, b, 1)
@@ -289,6 +291,7 @@ func TestRouterKeepsPersistentPeerOfAnotherNetwork(t *testing.T) {
 	inMemory(t, memory.Options{}, func(t *testing.T, w *world) {
 		b := w.node(func(o *p2p.RouterOptions) { o.NodeInfo.Network = "other" })
 		w.peers.PersistentPeers = []p2p.NodeID{b.id}
+		w.peers.MinRetryTime, w.peers.MaxRetryTime = time.Second, 10*time.Second
 		a := w.node()
 		w.start(a, b)
 		a.pm.Add(b.at)

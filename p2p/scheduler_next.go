@@ -128,7 +128,7 @@ func (s *scheduler) settle(l *lane) {
 		s.retire(l)
 		s.admit()
 		if m.owned {
-			freeFrame(m.data)
+			Recycle(m.data)
 		}
 	}
 	if s.closed {

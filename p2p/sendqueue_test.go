@@ -264,20 +264,19 @@ func testAccounting(t *testing.T, failing bool) {
 	q := testQueue(t, queueLimits{80, 12_000}, limited(0, 0, SendDropNewest), limited(1, 1, SendDropOldest), limited(2, 1, SendBlock), limited(3, 3, SendBlock))
 	conn := newStalledConn()
 	conn.resume()
-	if failing {
-		conn.failAt = 5000
-	}
 	recorder := &numberedConn{stalledConn: conn}
 	writer := startWriter(t, recorder, q)
 	var (
 		senders sync.WaitGroup
 		offered [4]atomic.Uint64
 		queued  [4]atomic.Uint64
+		enough  atomic.Bool // what the test needs has happened, however slow the writer is
 	)
+	defer enough.Store(true)
 	for worker := range uint64(8) {
 		senders.Go(func() {
 			rng := rand.New(rand.NewPCG(worker, 4))
-			for i := range 1000 {
+			for i := 0; i < 1000 || !enough.Load(); i++ {
 				id := ChannelID(rng.IntN(4))
 				data := make([]byte, 12+rng.IntN(280))
 				binary.BigEndian.PutUint64(data, worker)
@@ -305,14 +304,23 @@ func testAccounting(t *testing.T, failing bool) {
 			}
 		})
 	}
+	waitUntil(t, func() bool {
+		st := q.stats()
+		return st.Written > 500 && st.Dropped[DropFull] > 0 && st.Dropped[DropOldest] > 0
+	})
 	if !failing {
-		waitUntil(t, func() bool { return q.stats().Written > 500 })
 		if err := writer.stop(); err != nil {
 			t.Errorf("the writer says %v", err)
 		}
-	} else if err := <-writer.done; !errors.Is(err, io.ErrClosedPipe) {
-		t.Errorf("the writer says %v", err)
+	} else {
+		conn.mu.Lock()
+		conn.failAt = conn.chunks + 1
+		conn.mu.Unlock()
+		if err := <-writer.done; !errors.Is(err, io.ErrClosedPipe) {
+			t.Errorf("the writer says %v", err)
+		}
 	}
+	enough.Store(true)
 	senders.Wait()
 	st := q.stats()
 	if err := q.sched.check(); err != nil {

@@ -94,7 +94,8 @@ type ChannelLimits interface {
 
 // A Recycler is a Connection that takes back the memory of messages that its
 // transport's connections returned from ReceiveMessage, once nobody uses them. It
-// may be called by any goroutine, after Close too.
+// may be called by any goroutine, after Close too. A transport that takes that memory
+// from Buffer has it pass the message on to the function Recycle.
 type Recycler interface{ Recycle(message []byte) }
 
 // A ReasonCloser is a Connection that can tell its peer why it closes, and whom

@@ -158,7 +158,7 @@ func TestDownBetweenTwoUpsIsHeard(t *testing.T) {
 			if up.NodeID == nodeID("a") {
 				heard = append(heard, up.Status)
 			}
-		case <-time.After(10 * time.Second):
+		case <-time.After(30 * time.Second):
 			t.Fatalf("heard only %v", heard)
 		}
 	}

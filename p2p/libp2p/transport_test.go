@@ -485,7 +485,7 @@ func TestSessionsPerPeerAreBounded(t *testing.T) {
 		}
 		open = append(open, c)
 	}
-	until(t, "six are refused", func() bool { return b.Stats().Refused == 6 })
+	until(t, "six are refused, and leave nothing", func() bool { s := b.Stats(); return s.Refused == 6 && s.Sessions == 2 })
 	if s := b.Stats(); s.Accepted != 2 || s.Sessions != 2 {
 		t.Errorf("%+v", s)
 	}

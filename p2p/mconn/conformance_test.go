@@ -23,13 +23,19 @@ func TestConformance(t *testing.T) {
 					}
 					ends[i] = end
 				}
-				// A port that was free a moment ago.
+				// The near end of a connection: nobody listens there, nor will for as
+				// long as it stands.
 				l, err := net.Listen("tcp", "127.0.0.1:0")
 				if err != nil {
 					t.Fatal(err)
 				}
-				nobody := l.Addr().(*net.TCPAddr)
-				l.Close()
+				t.Cleanup(func() { l.Close() })
+				taken, err := net.Dial("tcp", l.Addr().String())
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { taken.Close() })
+				nobody := taken.LocalAddr().(*net.TCPAddr)
 				return p2ptest.Harness{
 					A: ends[0], B: ends[1],
 					Nowhere: p2p.Endpoint{Protocol: mconn.Protocol, IP: nobody.IP.To4(), Port: uint16(nobody.Port)},

@@ -200,16 +200,6 @@ func TestRecycle(t *testing.T) {
 	}
 	y.Recycle(nil)
 	y.Recycle(make([]byte, 4<<20))
-	if b := buffer(600); len(b) != 0 || cap(b) < 600 {
-		t.Error(len(b), cap(b))
-	}
-	// A buffer of the class that is too small is not used.
-	recycle(make([]byte, 0, 520))
-	for range 20 {
-		if b := buffer(1000); cap(b) < 1000 {
-			t.Fatal(cap(b))
-		}
-	}
 }
 
 // direct is a connection as after a handshake, whose peer is the test: what it
@@ -287,25 +277,27 @@ func TestFaults(t *testing.T) {
 		"a short packet and nothing": {[]byte{5}, false, 0, io.ErrUnexpectedEOF},
 	} {
 		t.Run(name, func(t *testing.T) {
-			victim := direct(t, c.kith, c.in)
-			got := 0
-			var err error
-			for err == nil {
-				if _, _, err = victim.ReceiveMessage(); err == nil {
-					got++
+			synctest.Test(t, func(t *testing.T) { // what may come in a second does, however slow this machine is
+				victim := direct(t, c.kith, c.in)
+				got := 0
+				var err error
+				for err == nil {
+					if _, _, err = victim.ReceiveMessage(); err == nil {
+						got++
+					}
 				}
-			}
-			if got != c.got || !errors.Is(err, c.want) {
-				t.Errorf("%d messages, then %v; want %d, then %v", got, err, c.got, c.want)
-			}
-			if _, _, again := victim.ReceiveMessage(); again.Error() != err.Error() {
-				t.Errorf("first %v, then %v", err, again)
-			}
-			if sendErr := victim.SendMessage(1, []byte("x")); sendErr == nil || sendErr.Error() != err.Error() {
-				t.Errorf("received %v, sent %v", err, sendErr)
-			}
-			victim.Close()
-			counted(t, victim.Stats().Faults, c.want)
+				if got != c.got || !errors.Is(err, c.want) {
+					t.Errorf("%d messages, then %v; want %d, then %v", got, err, c.got, c.want)
+				}
+				if _, _, again := victim.ReceiveMessage(); again.Error() != err.Error() {
+					t.Errorf("first %v, then %v", err, again)
+				}
+				if sendErr := victim.SendMessage(1, []byte("x")); sendErr == nil || sendErr.Error() != err.Error() {
+					t.Errorf("received %v, sent %v", err, sendErr)
+				}
+				victim.Close()
+				counted(t, victim.Stats().Faults, c.want)
+			})
 		})
 	}
 }

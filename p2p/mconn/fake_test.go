@@ -37,7 +37,7 @@ func goroutines(t testing.TB) {
 	t.Helper()
 	start := runtime.NumGoroutine()
 	t.Cleanup(func() {
-		deadline := time.Now().Add(10 * time.Second)
+		deadline := time.Now().Add(30 * time.Second)
 		for runtime.NumGoroutine() > start {
 			if time.Now().After(deadline) {
 				stacks := make([]byte, 1<<20)

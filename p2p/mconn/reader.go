@@ -8,6 +8,8 @@ import (
 	"net"
 	"sync/atomic"
 	"time"
+
+	"github.com/kith-p2p/kith/p2p"
 )
 
 // Sizes of the reader's buffers. A connection starts with the first, takes the
@@ -69,8 +71,8 @@ func newReader(conn net.Conn, stats *readStats) *reader {
 func (r *reader) end(err error) {
 	r.err = err
 	r.publish()
-	recycle(r.sealed)
-	recycle(r.plain)
+	p2p.Recycle(r.sealed)
+	p2p.Recycle(r.plain)
 	r.sealed, r.plain, r.over = nil, nil, nil
 	r.r, r.w, r.pr, r.pw = 0, 0, 0, 0
 }
@@ -152,16 +154,16 @@ func (r *reader) rest() {
 	}
 	r.resize(0)
 	if r.pr == r.pw {
-		recycle(r.plain)
+		p2p.Recycle(r.plain)
 		r.plain, r.pr, r.pw = nil, 0, 0
 	}
 }
 
 // resize moves what is sealed to a buffer of another size.
 func (r *reader) resize(size int) {
-	into := buffer(sealedSizes[size])[:sealedSizes[size]]
+	into := p2p.Buffer(sealedSizes[size])[:sealedSizes[size]]
 	r.w = copy(into, r.sealed[r.r:r.w])
-	recycle(r.sealed)
+	p2p.Recycle(r.sealed)
 	r.sealed, r.r, r.size = into, 0, size
 }
 
@@ -222,9 +224,9 @@ func (r *reader) makeRoom(n int) {
 		for size < need {
 			size *= 2
 		}
-		into := buffer(size)[:size]
+		into := p2p.Buffer(size)[:size]
 		copy(into[frameHead:], have)
-		recycle(r.plain)
+		p2p.Recycle(r.plain)
 		r.plain = into
 	} else {
 		copy(r.plain[frameHead:], have)

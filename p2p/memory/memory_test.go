@@ -762,8 +762,9 @@ func TestSeed(t *testing.T) {
 		var log strings.Builder
 		synctest.Test(t, func(t *testing.T) {
 			h := newHouse(t, 2, memory.Options{Seed: seed, Link: memory.Link{Jitter: time.Second}})
+			x, y := h.connect(0, 1)      // in which both draw at once, whoever is first
+			time.Sleep(10 * time.Second) // until nothing of it is on its way
 			start := time.Now()
-			x, y := h.connect(0, 1)
 			for range 20 {
 				mustSend(t, x, 1, nil)
 				mustReceive(t, y)
