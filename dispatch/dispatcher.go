@@ -81,6 +81,10 @@ type Dispatcher struct {
 	// credit is told of every message that a subscriber took, by the loop. Set
 	// before Start, if at all.
 	credit func(from p2p.NodeID, messageType string, weight int)
+	// up says whether a peer is connected, so that it has a share of its own of what
+	// is remembered as lost; whoever says so calls gone when it no longer is. Set
+	// before the first Register, if at all.
+	up func(p2p.NodeID) bool
 
 	wanted atomic.Pointer[map[string]*msgType] // those with subscribers; replaced, not changed
 
@@ -185,7 +189,7 @@ func (d *Dispatcher) Register(subscribers ...*Subscriber) {
 			continue
 		}
 		if s.dedup && s.missed == nil {
-			s.missed = newShares(maxMissed, d.o.FilterAge)
+			s.missed = &losses{newShares(maxMissed, d.o.FilterAge), d.up}
 		}
 		t := d.known[s.messageType]
 		if t == nil {
@@ -326,13 +330,14 @@ func (d *Dispatcher) run() {
 			d.discard()
 			return
 		}
-		d.inbox.swap(&batch)
+		gone := d.inbox.swap(&batch)
 		now := time.Now()
 		for i := range batch {
 			d.handAll(batch[i], now)
 			clear(batch[i])
 			batch[i] = batch[i][:0]
 		}
+		d.forgetPeers(gone)
 	}
 }
 
@@ -374,6 +379,26 @@ func (d *Dispatcher) hand(t *msgType, run []parcel, now time.Time) {
 	t.received.Add(uint64(len(run)))
 	t.bytes.Add(uint64(bytes))
 	t.duplicates.Add(uint64(repeats))
+}
+
+// gone says that a peer is no longer up.
+func (d *Dispatcher) gone(id p2p.NodeID) { d.inbox.leave(id) }
+
+// forgetPeers puts what peers brought who are gone into the share of all who are.
+func (d *Dispatcher) forgetPeers(gone []p2p.NodeID) {
+	if len(gone) == 0 {
+		return
+	}
+	for _, t := range *d.wanted.Load() {
+		for _, s := range *t.subs.Load() {
+			if s.missed == nil {
+				continue
+			}
+			for _, id := range gone {
+				s.missed.gone(id)
+			}
+		}
+	}
 }
 
 // discard drops what the loop did not get to.

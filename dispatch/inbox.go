@@ -1,6 +1,10 @@
 package dispatch
 
-import "sync"
+import (
+	"sync"
+
+	"github.com/kith-p2p/kith/p2p"
+)
 
 // parcel is a message on its way through the Dispatcher.
 type parcel struct {
@@ -25,6 +29,7 @@ type inbox struct {
 	bytes  int        // and bytes
 	lanes  [lanes]lane
 	room   chan struct{} // closed when there is room again; nil when nobody waits
+	gone   []p2p.NodeID  // peers that left, for the loop to forget
 	closed bool
 }
 
@@ -70,10 +75,21 @@ func (b *inbox) add(n int, p parcel, wait bool) (room <-chan struct{}, err error
 	return nil, nil
 }
 
+// leave notes that a peer is gone.
+func (b *inbox) leave(id p2p.NodeID) {
+	b.mu.Lock()
+	if !b.closed {
+		b.gone = append(b.gone, id)
+	}
+	b.mu.Unlock()
+	poke(b.wake)
+}
+
 // swap takes everything, and leaves the emptied slices of the last time.
-func (b *inbox) swap(last *[lanes][]parcel) {
+func (b *inbox) swap(last *[lanes][]parcel) (gone []p2p.NodeID) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	gone, b.gone = b.gone, nil
 	for i := range b.lanes {
 		l := &b.lanes[i]
 		if cap(last[i]) <= keepParcels || cap(last[i]) <= 4*len(l.parcels) {
@@ -87,6 +103,7 @@ func (b *inbox) swap(last *[lanes][]parcel) {
 		close(b.room)
 		b.room = nil
 	}
+	return gone
 }
 
 // close lets nothing more in.

@@ -191,12 +191,17 @@ func (t *peerTable) hold(id p2p.NodeID, name string, now time.Time) bool {
 	return true
 }
 
-func (t *peerTable) release(id p2p.NodeID, name string) {
+// release ends a hold, and says whether there was one.
+func (t *peerTable) release(id p2p.NodeID, name string) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if p := t.peers[id]; p != nil {
-		delete(p.holds, name)
+	p := t.peers[id]
+	if p == nil {
+		return false
 	}
+	_, was := p.holds[name]
+	delete(p.holds, name)
+	return was
 }
 
 // holding says whether a peer wants no messages of a type now.

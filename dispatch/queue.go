@@ -72,7 +72,7 @@ func poke(wake chan<- struct{}) {
 // push adds messages, and marks those that it took. It leaves out, and counts,
 // those whose content came before, unless missed is nil, and notes there what it has
 // no room for.
-func (q *queue) push(run []parcel, missed *shares, weight int32) (repeats uint64) {
+func (q *queue) push(run []parcel, missed *losses, weight int32) (repeats uint64) {
 	anyHeld, any := false, false
 	q.mu.Lock()
 	empty := q.messages == 0
@@ -103,7 +103,7 @@ func (q *queue) push(run []parcel, missed *shares, weight int32) (repeats uint64
 	return repeats
 }
 
-func (q *queue) add(p *parcel, from p2p.NodeID, missed *shares) (took, held bool) {
+func (q *queue) add(p *parcel, from p2p.NodeID, missed *losses) (took, held bool) {
 	size := p.size
 	switch {
 	case q.closed:
@@ -150,7 +150,7 @@ func (q *queue) add(p *parcel, from p2p.NodeID, missed *shares) (took, held bool
 // makeRoom makes room in a queue that is full of what all peers together have
 // there: the one that has most loses its newest message. It reports false when
 // that is l.
-func (q *queue) makeRoom(l *line, size int, missed *shares) bool {
+func (q *queue) makeRoom(l *line, size int, missed *losses) bool {
 	for q.messages >= holdPeers*q.policy.Queue || q.bytes+size > holdPeers*q.policy.QueueBytes {
 		fullest := l
 		for i := range q.turns.len() {
@@ -163,7 +163,7 @@ func (q *queue) makeRoom(l *line, size int, missed *shares) bool {
 		}
 		out := fullest.queue.popBack()
 		if missed != nil {
-			missed.lost(&parcel{digest: digestOf(out.MessageType(), out.Data()), hashed: true})
+			missed.lost(&parcel{m: out, digest: digestOf(out.MessageType(), out.Data()), hashed: true})
 		}
 		q.release(fullest, len(out.Data()))
 		q.took--

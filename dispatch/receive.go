@@ -47,7 +47,9 @@ func (s *Service) arrived(ctx context.Context, from p2p.NodeID, e *dispatchv1.En
 		s.counters.held.Add(1)
 		return nil
 	case dispatchv1.Kind_KIND_RELEASE:
-		s.peers.release(from, e.GetType())
+		if !s.peers.release(from, e.GetType()) {
+			s.counters.badReleases.Add(1) // no fault: the hold may just have ended by itself
+		}
 		return nil
 	}
 	s.counters.malformed.Add(1)

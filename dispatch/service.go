@@ -55,7 +55,7 @@ type Service struct {
 // serviceCounters are counted by the Service's goroutines and callers.
 type serviceCounters struct {
 	malformed, badType, tooLarge, badSignature, stale, ours, notAllowed, copies, undecodable, otherBackend,
-	sent, notSent, heldBack, relayed, notRelayed, holds, held, badHolds, unencodable, disconnected atomic.Uint64
+	sent, notSent, heldBack, relayed, notRelayed, holds, held, badHolds, badReleases, unencodable, disconnected atomic.Uint64
 }
 
 // topic is a message type with typed or raw subscriptions.
@@ -91,6 +91,7 @@ func NewService(node interface {
 		relays: relayFilter{seen: newShares(o.Dispatcher.FilterMessages, o.Dispatcher.FilterAge)},
 		topics: make(map[string]*topic), subs: make(map[*subscription]struct{}),
 	}
+	d.up = s.peers.has
 	if !o.Key.IsZero() {
 		s.self = o.Key.Public().NodeID()
 	}
@@ -248,8 +249,7 @@ func (s *Service) watch(ctx context.Context, updates *p2p.PeerUpdates) {
 			if u.Status == p2p.PeerStatusUp {
 				s.cameUp(u.NodeID, u.Channels)
 			} else {
-				s.peers.down(u.NodeID)
-				s.relays.gone(u.NodeID)
+				s.wentDown(u.NodeID)
 			}
 		case <-ctx.Done():
 			return
@@ -265,6 +265,13 @@ func (s *Service) cameUp(id p2p.NodeID, channels p2p.ChannelIDSet) {
 		}
 	}
 	s.peers.up(id, channels)
+}
+
+// wentDown forgets a peer. What it brought shares the place of all who are gone.
+func (s *Service) wentDown(id p2p.NodeID) {
+	s.peers.down(id)
+	s.relays.gone(id)
+	s.d.gone(id)
 }
 
 // account reports what peers earned.

@@ -68,6 +68,76 @@ func TestServiceLife(t *testing.T) {
 	})
 }
 
+// actingNode is a node that does something while it starts and stops.
+type actingNode struct{ start, stop func() error }
+
+func (n actingNode) Start() error { return n.start() }
+func (n actingNode) Stop() error  { return n.stop() }
+
+// The order of the contract: the dispatcher runs when the node starts, and still when
+// it stops, so that nothing that comes from the node finds nobody there. Afterwards
+// neither runs.
+func TestServiceOrder(t *testing.T) {
+	for _, fails := range []bool{false, true} {
+		t.Run(fmt.Sprint("node fails ", fails), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var s *dispatch.Service
+				ch := make(chan dispatch.Message, 1)
+				var log []string
+				handedOut := func(when string) { // blocks for ever if the dispatcher does not run
+					if err := s.Dispatcher().Put(dispatch.NewMessage("t", "", []byte(when))); err != nil {
+						t.Errorf("%s: %v", when, err)
+						return
+					}
+					log = append(log, string((<-ch).Data()))
+				}
+				broken := errors.New("no port")
+				s, err := dispatch.NewService(actingNode{
+					start: func() error {
+						handedOut("the node starts")
+						if fails {
+							return broken
+						}
+						return nil
+					},
+					stop: func() error {
+						handedOut("the node stops")
+						return nil
+					},
+				}, dispatch.Options{Key: testKey(1)})
+				if err != nil {
+					t.Fatal(err)
+				}
+				s.Register(dispatch.NewSubscriber("s", ch, false, "t", 1))
+				sub, err := s.SubscribeBytes("u", dispatch.Policy{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := s.Start(); errors.Is(err, broken) != fails {
+					t.Fatal(err)
+				}
+				want := []string{"the node starts"}
+				if !fails {
+					handedOut("it runs")
+					want = append(want, "it runs", "the node stops")
+				}
+				if err := s.Stop(); err != nil {
+					t.Error(err)
+				}
+				expect(t, "order", log, want...)
+				if err := s.Dispatcher().Put(dispatch.NewMessage("t", "", nil)); !errors.Is(err, dispatch.ErrClosed) {
+					t.Errorf("the dispatcher runs on: %v", err)
+				}
+				for _, err := range sub.Messages(t.Context()) {
+					if !errors.Is(err, dispatch.ErrClosed) {
+						t.Errorf("a subscription: %v", err)
+					}
+				}
+			})
+		})
+	}
+}
+
 // When the node fails, the dispatcher is stopped and the error returned.
 func TestServiceNodeFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -131,8 +131,9 @@ type ServiceStats struct {
 	// Unencodable were messages of ours that cannot be encoded.
 	Unencodable uint64
 	// HoldsAsked is how often we asked a peer to hold messages back, HoldsHeard how
-	// often one asked us, HoldsRefused how often it asked for too much.
-	HoldsAsked, HoldsHeard, HoldsRefused uint64
+	// often one asked us, HoldsRefused how often it asked for too much. ReleasesIgnored is
+	// how often one ended a hold that there was not, or no longer.
+	HoldsAsked, HoldsHeard, HoldsRefused, ReleasesIgnored uint64
 }
 
 // Stats is what a Service does and did. It is meant for people and metrics, not
@@ -146,5 +147,6 @@ func (s *Service) Stats() ServiceStats {
 		Malformed: c.malformed.Load(), BadType: c.badType.Load(), TooLarge: c.tooLarge.Load(), BadSignature: c.badSignature.Load(),
 		Undecodable: c.undecodable.Load(), Disconnected: c.disconnected.Load(), NotAllowed: c.notAllowed.Load(), OtherBackend: c.otherBackend.Load(),
 		Unencodable: c.unencodable.Load(), HoldsAsked: c.holds.Load(), HoldsHeard: c.held.Load(), HoldsRefused: c.badHolds.Load(),
+		ReleasesIgnored: c.badReleases.Load(),
 	}
 }

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"sync/atomic"
 	"time"
+
+	"github.com/kith-p2p/kith/p2p"
 )
 
 // Subscriber is one receiver of the messages of a type. It may be registered
@@ -20,7 +22,7 @@ type Subscriber struct {
 
 	// missed is what it lost for want of room, if it wants no duplicates: then a
 	// repetition is none. The Dispatcher's loop owns it.
-	missed *shares
+	missed *losses
 
 	duplicates      atomic.Uint64
 	delivered, full atomic.Uint64 // of the channel
@@ -79,24 +81,35 @@ func (s *Subscriber) offer(run []parcel) {
 // maxMissed is how many messages that a subscriber lost are remembered.
 const maxMissed = 4096
 
-// The methods of what a subscriber missed are those of nil, too: it wants
-// duplicates.
+// losses are the messages that a subscriber lost, by who brought them, so that a peer
+// that sends more than there is room for does not have those forgotten that others
+// brought: a copy of one would then count as one that the subscriber had. nil: the
+// subscriber wants duplicates. Not safe for concurrent use.
+type losses struct {
+	*shares
+	up func(p2p.NodeID) bool // whether a peer has a share of its own; nil: none has
+}
 
 // repeats says whether a message is one that the subscriber had before.
-func (s *shares) repeats(p *parcel) bool {
+func (s *losses) repeats(p *parcel) bool {
 	return s != nil && p.repeat && !s.has(p.digest, time.Now())
 }
 
-func (s *shares) took(p *parcel) {
+func (s *losses) took(p *parcel) {
 	if s != nil && p.repeat {
 		s.remove(p.digest)
 	}
 }
 
-func (s *shares) lost(p *parcel) {
-	if s != nil && p.hashed {
-		s.add(p.digest, "", time.Now())
+func (s *losses) lost(p *parcel) {
+	if s == nil || !p.hashed {
+		return
 	}
+	var from p2p.NodeID
+	if s.up != nil && s.up(p.m.MessageFrom()) {
+		from = p.m.MessageFrom()
+	}
+	s.add(p.digest, from, time.Now())
 }
 
 // SubscriberStats counts the messages of one subscriber.

@@ -57,7 +57,7 @@ func (l *clientLink) unary(ctx context.Context, r *Request) (*Response, error) {
 	defer l.p.gather.active.Add(-1)
 	g := l.guard(ctx, bounded)
 	l.id++
-	l.pings = 0
+	l.pings = pingCount{}
 	sent := false
 	resp, err := l.exchange(r, wire, &sent)
 	untouched := g.release()
@@ -82,7 +82,7 @@ func (l *clientLink) unary(ctx context.Context, r *Request) (*Response, error) {
 		l.c.finish(l, true, false)
 		return nil, err
 	}
-	l.giveUp(ctx, err, sent && !answered && err != nil && !untouched && !l.in.torn, false)
+	l.giveUp(ctx, err, sent && !answered && err != nil && !untouched && !l.in.torn && !l.cut, false)
 	if err == nil {
 		return resp, nil // it came in time, only just
 	}
@@ -222,13 +222,16 @@ func (l *clientLink) answer(resp *Response) (header, error) {
 	switch h.kind {
 	case kindPing:
 		p, err := l.in.view(h.size)
-		if err != nil || h.flags&flagAnswer != 0 {
-			return h, err // the answer to a ping that nobody waits for any more
+		if err == nil {
+			err = l.pings.more()
 		}
-		if l.pings++; l.pings > pingsBetween {
-			return h, fmt.Errorf("%w: more than %d pings in one call", ErrOutOfOrder, pingsBetween)
+		if err != nil || h.flags&flagAnswer != 0 { // to whoever waits for it, if there is one
+			return h, err
 		}
-		return h, l.send(kindPing, flagAnswer, 0, p)
+		if err = l.answerPing(p); err != nil {
+			l.cut = true
+		}
+		return h, err
 	case kindGoaway:
 		p, err := l.in.view(h.size)
 		if err != nil {
@@ -241,7 +244,11 @@ func (l *clientLink) answer(resp *Response) (header, error) {
 		if g.last < l.id {
 			return h, &goneError{g}
 		}
-		return h, nil // after this call
+		if l.gone {
+			return h, fmt.Errorf("%w: a second goaway", ErrOutOfOrder)
+		}
+		l.gone = true // after this call
+		return h, nil
 	case kindInvoke, kindCancel:
 		return h, fmt.Errorf("%w: %s from a server", ErrOutOfOrder, h.kind)
 	}
@@ -283,6 +290,7 @@ func (l *clientLink) answer(resp *Response) (header, error) {
 // went out can be used again, once the peer has confirmed the cancel.
 func (l *clientLink) giveUp(ctx context.Context, err error, soft, streaming bool) {
 	c := l.c
+	_ = c.faults.count(l.notOurs(ctx, err))
 	if soft && !l.stalled.Load() && c.drains.Add(1) <= maxDrains {
 		code := CodeOf(ctx.Err())
 		if code == CodeOK {
@@ -304,14 +312,19 @@ func (l *clientLink) giveUp(ctx context.Context, err error, soft, streaming bool
 	} else if soft {
 		c.drains.Add(-1)
 	}
-	_ = c.faults.count(notOurs(ctx, err))
 	_ = l.conn.ResetWithCode(resetCode(CodeCanceled))
 	c.finish(l, false, streaming)
 }
 
-// notOurs is err unless it is the end of ctx, a timeout of ours or an answer.
-func notOurs(ctx context.Context, err error) error {
-	if ctx.Err() != nil || isTimeout(err) {
+// notOurs is err unless it is the end of ctx, a timeout of ours or an answer. That
+// an answer has begun to come and its end has not within ReadTimeout is the peer's.
+func (l *clientLink) notOurs(ctx context.Context, err error) error {
+	switch {
+	case ctx.Err() != nil:
+		return nil
+	case isTimeout(err) && l.began.Load() == expired && (l.in.torn || l.in.buffered() > 0):
+		return errUnfinished
+	case isTimeout(err):
 		return nil
 	}
 	if e, ok := err.(*Error); ok && e.Peer != "" {
@@ -409,7 +422,7 @@ func (c *Client) why(ctx context.Context, l *clientLink, err error) error {
 	if se, ok := errors.AsType[*network.StreamError](err); ok && se.Remote && !l.reused &&
 		(se.ErrorCode == network.StreamResourceLimitExceeded || se.ErrorCode == network.StreamShutdown) {
 		// Turned away before anything was read.
-		return &Error{Code: CodeUnavailable, Message: "the peer takes no more streams now", Refused: true, cause: err}
+		return &Error{Code: CodeUnavailable, Message: "the peer takes no more streams now: a resource limit of its node, or it is stopping", Refused: true, cause: err}
 	}
 	if errors.Is(err, stream.ErrNoSuchService) {
 		return err
@@ -440,6 +453,7 @@ func (l *clientLink) ping(ctx context.Context) (time.Duration, error) {
 	_, bounded := l.c.timeoutOf(ctx)
 	g := l.guard(ctx, bounded)
 	start := time.Now()
+	l.pings = pingCount{}
 	err := l.send(kindPing, 0, 0, []byte("kith"))
 	for err == nil {
 		var h header
@@ -477,19 +491,41 @@ func (c *Client) callPlain(ctx context.Context, p *clientPeer, r *Request, o cal
 	_, bounded := c.timeoutOf(ctx)
 	g := l.guard(ctx, bounded)
 	body, err := l.exchangePlain(r.Body)
-	_ = g.release()
-	if err == nil {
-		_ = l.conn.CloseWrite()
-		_ = l.conn.Close()
-	} else {
-		_ = c.faults.count(notOurs(ctx, err))
-		_ = l.conn.ResetWithCode(resetCode(CodeCanceled))
-	}
-	c.finish(l, false, false)
+	untouched := g.release()
 	if err != nil {
+		_ = c.faults.count(l.notOurs(ctx, err))
+		_ = l.conn.ResetWithCode(resetCode(CodeCanceled))
+		c.finish(l, false, false)
 		return nil, l.why(ctx, err)
 	}
+	_ = l.conn.CloseWrite()
+	if !untouched || !c.linger(l) {
+		_ = l.conn.Close()
+		c.finish(l, false, false)
+	}
 	return &Response{Body: body}, nil
+}
+
+// linger keeps the place of a call over the plain wire until the peer has ended the
+// stream too, and so no longer counts it against its limits; it returns false where
+// it need not. A peer that never ends its half is waited for once.
+func (c *Client) linger(l *clientLink) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed || l.p.openEnded || l.p.busy <= c.cfg.MaxConnsPerPeer/2 {
+		return false
+	}
+	c.work.Go(func() {
+		_ = l.conn.SetReadDeadline(time.Now().Add(drainTime))
+		if _, err := l.conn.Read(make([]byte, 1)); isTimeout(err) {
+			c.mu.Lock()
+			l.p.openEnded = true
+			c.mu.Unlock()
+		}
+		_ = l.conn.Close()
+		c.finish(l, false, false)
+	})
+	return true
 }
 
 func (l *clientLink) exchangePlain(body []byte) ([]byte, error) {

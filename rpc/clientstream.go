@@ -71,7 +71,7 @@ func (c *Client) openStream(ctx context.Context, r *Request, o callOptions) (*Cl
 		}
 	}
 	l.id++
-	l.pings = 0
+	l.pings = pingCount{}
 	st := &ClientStream{l: l, f: newFlow(&l.link, l.id), zstd: l.accepts, begun: make(chan struct{}), over: make(chan struct{}), gaveUp: make(chan struct{})}
 	st.ctx, st.cancel = context.WithCancel(ctx)
 	var wire time.Duration
@@ -85,7 +85,7 @@ func (c *Client) openStream(ctx context.Context, r *Request, o callOptions) (*Cl
 	err = l.write(*b)
 	if !g.release() || err != nil {
 		st.cancel()
-		_ = c.faults.count(notOurs(ctx, err))
+		_ = c.faults.count(l.notOurs(ctx, err))
 		_ = l.conn.ResetWithCode(resetCode(CodeCanceled))
 		c.finish(l, false, true)
 		return nil, l.why(ctx, err)
@@ -119,7 +119,7 @@ func (st *ClientStream) read() {
 	case answered:
 		st.f.fail(err)
 	default:
-		_ = c.faults.count(notOurs(st.ctx, err))
+		_ = c.faults.count(l.notOurs(st.ctx, err))
 		st.f.fail(asError(l.why(st.ctx, err), st.ctx))
 		_ = l.conn.ResetWithCode(resetCode(CodeCanceled))
 	}
@@ -155,6 +155,7 @@ func (st *ClientStream) ended(cause error) error {
 // readAnswer returns nil at the end of the answer, and the peer's *Error.
 func (st *ClientStream) readAnswer() error {
 	var resp Response
+	begun := false
 	for {
 		h, err := st.l.answer(&resp)
 		if err != nil {
@@ -162,6 +163,10 @@ func (st *ClientStream) readAnswer() error {
 		}
 		switch h.kind {
 		case kindHeaders, kindMessage, kindHalfClose:
+			if begun && h.kind == kindHeaders {
+				return fmt.Errorf("%w: headers after a message", ErrOutOfOrder)
+			}
+			begun = true
 			st.once.Do(func() {
 				st.headers = resp.Headers
 				close(st.begun)
@@ -275,9 +280,9 @@ func (st *ClientStream) Recv() ([]byte, error) {
 	body := q.body
 	if q.zstd {
 		if body, err = st.l.expand(body); err != nil {
-			_ = st.l.c.faults.count(err)
+			err = asError(st.l.c.faults.count(err), st.ctx) // before the context is ended by us
 			_ = st.Close()
-			return nil, asError(err, st.ctx)
+			return nil, err
 		}
 	}
 	if err := st.f.took(q.cost); err != nil {

@@ -55,7 +55,9 @@ func (l *serverLink) followCall(ctx *callContext, f *flow) (header, error) {
 			}
 		case f != nil && h.call == l.last && (h.kind == kindMessage || h.kind == kindHalfClose || h.kind == kindWindow):
 			if err == nil {
+				l.partly.Store(l.clock.now.Load())
 				err = l.receive(ctx, f, h)
+				l.partly.Store(0)
 			}
 		default:
 			// Nothing else may come while a handler runs; after it, neither matters.

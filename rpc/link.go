@@ -1,6 +1,7 @@
 package rpc
 
 import (
+	"fmt"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -66,7 +67,9 @@ func returnOut(b *[]byte) {
 // in belongs to one goroutine at a time: whose turn it is, serve and clientCall
 // say. wmu orders the writers, and as in stream.Conn it is held over the write,
 // so that a frame in several pieces stays whole: the deadline or the reset of
-// the connection releases the holder, and so each waiter.
+// the connection releases the holder, and so each waiter. Who reads never waits for
+// it: the peer may have stopped reading because it has answered already, and what
+// there is to say to a ping is left to the holder, in owed.
 type link struct {
 	conn  *stream.Conn
 	peer  peer.ID
@@ -74,6 +77,8 @@ type link struct {
 	clock *clock
 
 	wmu     sync.Mutex
+	omu     sync.Mutex // guards owed, and comes after wmu
+	owed    []byte     // answers to pings, for the holder of wmu to send
 	squeeze squeezer
 	accepts bool // the peer reads zstd; owned by who reads
 
@@ -100,8 +105,43 @@ func (l *link) touch() { l.active.Store(l.clock.now.Load()) }
 // write sends frames that are put together already.
 func (l *link) write(b []byte) error {
 	l.wmu.Lock()
-	defer l.wmu.Unlock()
-	return l.writeLocked(b)
+	return l.unlock(l.writeLocked(b))
+}
+
+// unlock ends what lock of wmu began, with what is owed by then. err is how the
+// holder's own write went.
+func (l *link) unlock(err error) error {
+	for {
+		l.omu.Lock()
+		owed := l.owed
+		l.owed = nil
+		if len(owed) == 0 || err != nil {
+			l.wmu.Unlock() // under omu, so that nothing is owed that nobody sends
+			l.omu.Unlock()
+			return err
+		}
+		l.omu.Unlock()
+		err = l.writeLocked(owed)
+	}
+}
+
+// answerPing sends the answer to a ping, or leaves it to who is writing. An error
+// may leave half a frame behind.
+func (l *link) answerPing(p []byte) error {
+	l.omu.Lock()
+	if !l.wmu.TryLock() {
+		defer l.omu.Unlock()
+		if len(l.owed) >= pingsMost*(pingMax+8) {
+			return fmt.Errorf("%w: pings whose answers are not read", ErrOutOfOrder)
+		}
+		l.owed = appendFrame(l.owed, kindPing, flagAnswer, 0, p)
+		return nil
+	}
+	l.omu.Unlock()
+	b := lendOut()
+	defer returnOut(b)
+	*b = appendFrame(*b, kindPing, flagAnswer, 0, p)
+	return l.unlock(l.writeLocked(*b))
 }
 
 func (l *link) writeLocked(b []byte) error {
@@ -143,9 +183,9 @@ func (l *link) appendMessage(b *[]byte, f flags, call uint64, body []byte, zstd 
 }
 
 // writeMessage is sendMessage for a body that is as it will travel.
-func (l *link) writeMessage(head *[]byte, f flags, call uint64, body []byte) error {
+func (l *link) writeMessage(head *[]byte, f flags, call uint64, body []byte) (err error) {
 	l.wmu.Lock()
-	defer l.wmu.Unlock()
+	defer func() { err = l.unlock(err) }()
 	*head = appendHeader(*head, kindMessage, f, call, len(body))
 	if len(body) <= together {
 		*head = append(*head, body...)
@@ -155,6 +195,26 @@ func (l *link) writeMessage(head *[]byte, f flags, call uint64, body []byte) err
 		return err
 	}
 	return l.writeLocked(body)
+}
+
+// pingsMost is how many pings, and answers to pings, a peer may send within a second.
+const pingsMost = 100
+
+// pingCount counts the pings of a peer. It belongs to whoever reads.
+type pingCount struct {
+	n    int
+	from int64 // the tick from which on n were counted
+}
+
+// more counts one more, and says if that is too many.
+func (c *pingCount) more() error {
+	if now := tick(); now-c.from > int64(time.Second) {
+		c.n, c.from = 0, now
+	}
+	if c.n++; c.n > pingsMost {
+		return fmt.Errorf("%w: more than %d pings in a second", ErrOutOfOrder, pingsMost)
+	}
+	return nil
 }
 
 // longAgo as a deadline releases whoever is blocked.

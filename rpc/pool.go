@@ -34,6 +34,7 @@ type clientPeer struct {
 	speaks    int
 	speaksAt  time.Time // when that was found
 	zstd      bool      // it reads zstd
+	openEnded bool      // it does not end streams of the plain wire when we have
 	idle      []*clientLink
 	busy      int       // places taken: calls, and streams that are being opened or drained
 	streaming int       // of these, by streaming calls
@@ -55,8 +56,9 @@ type clientLink struct {
 	p  *clientPeer
 	id uint64 // the newest call
 
-	pings   int  // of the peer, in this call
-	cut     bool // a request was sent in part: the stream can carry nothing more
+	pings   pingCount
+	gone    bool // the peer takes no call after this one
+	cut     bool // a frame was sent in part: the stream can carry nothing more
 	reused  bool
 	idleAt  int64        // by clock; guarded by Client.mu
 	began   atomic.Int64 // when a call that ReadTimeout bounds began, by clock; 0: none; expired: it is over
@@ -72,7 +74,14 @@ func (l *clientLink) check() {
 		l.stalled.Store(true)
 		_ = l.conn.SetDeadline(longAgo)
 	}
-	if b := l.began.Load(); b > 0 && l.clock.passed(b, l.c.cfg.ReadTimeout) && l.began.CompareAndSwap(b, expired) {
+	if b := l.began.Load(); b > 0 && l.clock.passed(b, l.c.cfg.ReadTimeout) {
+		l.expire(b)
+	}
+}
+
+// expire ends the call that began at b, unless it has ended: ReadTimeout has passed.
+func (l *clientLink) expire(b int64) {
+	if l.began.CompareAndSwap(b, expired) {
 		_ = l.conn.SetDeadline(longAgo)
 	}
 }
@@ -246,7 +255,7 @@ func (c *Client) known(p *clientPeer, id protocol.ID) bool {
 // is closed otherwise, unless it was reset. The place is given back.
 func (c *Client) finish(l *clientLink, clean, streaming bool) {
 	// Bytes after the answer can only be the peer's goodbye.
-	again := clean && l.in.buffered() == 0
+	again := clean && l.in.buffered() == 0 && !l.gone
 	l.in.giveBack()
 	c.mu.Lock()
 	if l.accepts {

@@ -176,7 +176,7 @@ func asError(err error, ctx context.Context) error {
 	case errors.Is(err, errUnreachable):
 		e.Refused = true
 		if errors.Is(err, network.ErrResourceLimitExceeded) {
-			e.Code = CodeResourceExhausted
+			e.Code, e.Message = CodeResourceExhausted, limitText(err)
 		}
 	case errors.Is(err, ErrMalformed), errors.Is(err, ErrOutOfOrder), errors.Is(err, ErrUnknownCall), errors.Is(err, ErrBomb), errors.Is(err, ErrTooLarge):
 		e.Code = CodeInternal

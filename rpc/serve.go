@@ -22,14 +22,9 @@ const (
 	phaseRun                // in a handler
 )
 
-const (
-	// discardMax is the largest body that is read for nothing, so that a stream
-	// survives the refusal of a call.
-	discardMax = 1 << 20
-	// pingsBetween is how many pings in a row a peer may send without a call
-	// within a second.
-	pingsBetween = 100
-)
+// discardMax is the largest body that is read for nothing, so that a stream
+// survives the refusal of a call.
+const discardMax = 1 << 20
 
 // nextFrame is a header that was read ahead.
 type nextFrame struct {
@@ -48,6 +43,7 @@ type serverLink struct {
 
 	phase  atomic.Int32
 	since  atomic.Int64 // when phase began, by clock
+	partly atomic.Int64 // when a follower began to read a payload, by clock; 0: it reads none
 	method atomic.Pointer[method]
 	killed atomic.Pointer[error] // why the stream was reset from outside
 	held   atomic.Int64          // bytes taken from the server's memory
@@ -64,8 +60,7 @@ type serverLink struct {
 	discarded int            // bytes of the ended call last
 	refusal   *Error         // of the call last
 	cancelled bool           // a cancel for the call last has come
-	pings     int            // since pingsFrom
-	pingsFrom int64
+	pings     pingCount
 }
 
 // serveFramed takes one stream of the framed protocol.
@@ -108,6 +103,12 @@ func (l *serverLink) check() {
 			l.kill(errUnfinished)
 		}
 	case phaseIdle:
+		// A payload of the call that is over: its rest is not waited for any longer
+		// than that of a request.
+		if p := l.partly.Load(); p != 0 && l.clock.passed(max(p, since), cfg.ReadTimeout) && l.phase.CompareAndSwap(phaseIdle, phaseLeave) {
+			l.kill(errUnfinished)
+			return
+		}
 		// serve says goodbye, unless a call has begun this moment.
 		if l.clock.passed(since, cfg.IdleTimeout) && l.phase.CompareAndSwap(phaseIdle, phaseLeave) {
 			_ = l.conn.SetReadDeadline(longAgo)
@@ -355,15 +356,11 @@ func (l *serverLink) pong(h header) error {
 	if h.flags&flagAnswer != 0 || h.call != 0 {
 		return fmt.Errorf("%w: a ping of call %d, flags %d", ErrOutOfOrder, h.call, h.flags)
 	}
-	now := tick()
-	if now-l.pingsFrom > int64(time.Second) {
-		l.pings, l.pingsFrom = 0, now
-	}
-	if l.pings++; l.pings > pingsBetween {
-		return fmt.Errorf("%w: more than %d pings in a second", ErrOutOfOrder, pingsBetween)
+	if err := l.pings.more(); err != nil {
+		return err
 	}
 	l.s.pings.Add(1)
-	return l.send(kindPing, flagAnswer, 0, p)
+	return l.answerPing(p)
 }
 
 // call serves one call from its invoke frame to the last frame of its answer.

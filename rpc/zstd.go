@@ -56,6 +56,9 @@ func compress(body []byte) ([]byte, bool) {
 // expand undoes compress. Memory grows with what comes out, which m is asked
 // for; neither limit nor the ratio is ever exceeded by more than a chunk.
 func expand(z []byte, limit int, m meter) ([]byte, error) {
+	if len(z) == 0 {
+		return nil, fmt.Errorf("%w: zstd: no frame", ErrMalformed)
+	}
 	d := decoders.Get().(*zstd.Decoder)
 	defer func() {
 		_ = d.Reset(nil)

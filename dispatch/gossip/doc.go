@@ -39,9 +39,10 @@
 // GossipSub passes messages on to the neighbours in a topic's mesh, and a peer that
 // has just subscribed is none before the next heartbeat, a second later. What comes
 // in between it would never get. Here it does: until the mesh has its least number
-// of neighbours, and for three heartbeats after somebody subscribed where there are
-// no more subscribers than a mesh may have, a message goes to all who subscribed,
-// once more to him who brought it among them.
+// of neighbours, and for three heartbeats after somebody subscribed, a message goes to
+// all who subscribed, once more to him who brought it among them. Where there are
+// more subscribers than a mesh may have, it does so only for a few seconds after we
+// joined: each message goes to no more peers than a mesh has, but for that time.
 //
 // # A slow subscriber
 //

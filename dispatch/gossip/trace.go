@@ -24,6 +24,7 @@ type tracer struct {
 	// A mesh has at least and at most so many neighbours, but for some heartbeats.
 	least, most int
 	heartbeat   time.Duration
+	forming     time.Duration // how long a mesh that somebody joined may take to have the least
 
 	mu      sync.Mutex // guards the fields below
 	byTopic map[string]*topicTrace
@@ -62,8 +63,9 @@ const (
 
 // topicTrace are the counts of a topic that was joined.
 type topicTrace struct {
-	mesh map[peer.ID]struct{}
-	subs map[peer.ID]time.Time // who subscribed to it, and when, or before we did
+	since time.Time
+	mesh  map[peer.ID]struct{}
+	subs  map[peer.ID]time.Time // who subscribed to it, and when, or before we did
 	TopicStats
 }
 
@@ -77,6 +79,8 @@ const (
 func newTracer(mesh pubsub.GossipSubParams) *tracer {
 	return &tracer{
 		least: mesh.Dlo, most: mesh.Dhi, heartbeat: mesh.HeartbeatInterval,
+		// Neighbours of before do not want us back until we have been gone for a while.
+		forming: mesh.UnsubscribeBackoff + grafting*mesh.HeartbeatInterval,
 		byTopic: make(map[string]*topicTrace), senders: make(map[peer.ID]*sender),
 		takers: make(map[peer.ID]protocol.ID), faults: make(map[peer.ID]*faults),
 	}
@@ -97,7 +101,7 @@ func (t *tracer) joined(name string, is bool) {
 func (t *tracer) of(name string) *topicTrace {
 	c := t.byTopic[name]
 	if c == nil {
-		c = &topicTrace{mesh: make(map[peer.ID]struct{}), subs: make(map[peer.ID]time.Time), TopicStats: TopicStats{Topic: name}}
+		c = &topicTrace{since: time.Now(), mesh: make(map[peer.ID]struct{}), subs: make(map[peer.ID]time.Time), TopicStats: TopicStats{Topic: name}}
 		for id, who := range t.senders {
 			if _, has := who.topics[name]; has {
 				c.subs[id] = time.Time{}
@@ -201,18 +205,23 @@ const (
 
 // misses says whether what from handed to us and author wrote has to go to all who
 // subscribed to the topic, for the mesh does not reach one of them. It should: while
-// it has fewer neighbours than it wants, and shortly after somebody subscribed if
-// there are no more subscribers than a mesh may have. Peers that can be no neighbours
+// it has fewer neighbours than it wants, and shortly after somebody subscribed. With
+// more subscribers than a mesh may have, only the first holds, and only until the mesh
+// has had its time: if it is small then, it is because the others have neighbours
+// enough, and each message would go to all of them for ever. Peers that can be no neighbours
 // do not count: those of a bad score, those who take no stream, and those who speak
 // floodsub and get everything.
 func (t *tracer) misses(name string, from, author peer.ID) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	c := t.byTopic[name]
-	if c == nil || len(c.mesh) >= t.least && len(c.subs) > t.most {
+	if c == nil {
 		return false
 	}
 	now := time.Now()
+	if len(c.subs) > t.most && (len(c.mesh) >= t.least || now.Sub(c.since) > t.forming) {
+		return false
+	}
 	for id, since := range c.subs {
 		if _, in := c.mesh[id]; in || id == from || id == author || t.scores[id] < 0 {
 			continue
