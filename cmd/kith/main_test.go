@@ -55,7 +55,7 @@ type result struct {
 // command prepares a run of the program with a home of its own.
 func command(t *testing.T, home string, args ...string) *exec.Cmd {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	t.Cleanup(cancel)
 	path, err := program()
 	if err != nil {
