@@ -63,7 +63,8 @@ func (a *app) dialCommand() *cobra.Command {
 		Short: "Connect to a peer and remember its address",
 		Long: `Connect to the peer at an address that ends in /p2p/<peer ID>, or, if its address
 is known, of that peer ID. The address is remembered while the node runs; that of
-a peer that exchanges messages with this node goes into the address book.`,
+a peer that exchanges messages with this node goes into the address book. Of what
+a /dnsaddr name alone stands for, only the address that answered does.`,
 		Example: "  kith dial /ip4/192.168.1.7/tcp/4001/p2p/12D3KooWFw4...\n  kith dial 12D3KooWFw4... --timeout 5s",
 		Args:    takes(1, 1, "an ADDRESS"),
 		RunE: a.withNode(func(ctx context.Context, c *daemon.Client, args []string) error {
