@@ -55,12 +55,12 @@ type result struct {
 // command prepares a run of the program with a home of its own.
 func command(t *testing.T, home string, args ...string) *exec.Cmd {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
-	t.Cleanup(cancel)
 	path, err := program()
 	if err != nil {
 		t.Fatal(err)
 	}
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	t.Cleanup(cancel)
 	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.Env = append(os.Environ(), "KITH_HOME="+home)
 	cmd.WaitDelay = 5 * time.Second
