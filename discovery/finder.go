@@ -121,12 +121,18 @@ func (f *Finder) Search(ctx context.Context, id peer.ID) ([]Place, error) {
 // FindPeer implements routing.PeerRouting. It is Find as long as that says
 // something that the host's peerstore does not know; then it is Search: a host
 // asks again when what it was told did not answer. Where a peer came to us from is
-// said too, last: nobody listens there, but a host that hears something new
-// connects once more, and so finds that it is connected.
+// said too, last, and the DHT is not asked then: nobody listens there, but a host
+// that hears something new connects once more, and so finds that it is connected.
 func (f *Finder) FindPeer(ctx context.Context, id peer.ID) (peer.AddrInfo, error) {
+	var came []ma.Multiaddr
+	for _, c := range f.cfg.Host.Network().ConnsToPeer(id) {
+		if c.Stat().Direction == network.DirInbound && !relayed(c.RemoteMultiaddr()) {
+			came = append(came, c.RemoteMultiaddr())
+		}
+	}
 	places := f.known(id)
 	tried := f.cfg.Host.Peerstore().Addrs(id)
-	if !slices.ContainsFunc(places, func(p Place) bool { return !slices.ContainsFunc(tried, p.Addr.Equal) }) {
+	if len(came) == 0 && !slices.ContainsFunc(places, func(p Place) bool { return !slices.ContainsFunc(tried, p.Addr.Equal) }) {
 		var err error
 		if places, err = f.Search(ctx, id); err != nil {
 			return peer.AddrInfo{}, err
@@ -136,11 +142,7 @@ func (f *Finder) FindPeer(ctx context.Context, id peer.ID) (peer.AddrInfo, error
 	for _, p := range places {
 		info.Addrs = append(info.Addrs, p.Addr)
 	}
-	for _, c := range f.cfg.Host.Network().ConnsToPeer(id) {
-		if c.Stat().Direction == network.DirInbound && !relayed(c.RemoteMultiaddr()) {
-			info.Addrs = append(info.Addrs, c.RemoteMultiaddr())
-		}
-	}
+	info.Addrs = append(info.Addrs, came...)
 	return info, nil
 }
 

@@ -245,4 +245,9 @@ func TestRegressionTheyCameWhileWeDialled(t *testing.T) {
 	if ps, _ := f.Find(t.Context(), other.ID()); len(ps) != 1 {
 		t.Errorf("nobody listens there, yet it is said: %v", texts(ps))
 	}
+	// Nor is there need for somebody who knows the peer.
+	info, err := NewFinder(FinderConfig{Host: h}).FindPeer(t.Context(), other.ID())
+	if err != nil || len(info.Addrs) != 1 || !info.Addrs[0].Equal(came) || asked.Load() != 0 {
+		t.Errorf("%v, %v, the DHT was asked %d times", info, err, asked.Load())
+	}
 }

@@ -106,11 +106,19 @@ const (
 	stateStopped
 )
 
+// registered is a subscriber as one Dispatcher has it.
+type registered struct {
+	*Subscriber
+	// missed is what it lost for want of room, if it wants no duplicates: then a
+	// repetition is none. The loop owns it.
+	missed *losses
+}
+
 // msgType is a type of messages that has, or had, subscribers.
 type msgType struct {
 	name string
-	subs atomic.Pointer[[]*Subscriber] // replaced, not changed; under Dispatcher.mu
-	how  atomic.Uint32                 // its lane, and hashFlag when a subscriber wants no duplicates
+	subs atomic.Pointer[[]registered] // replaced, not changed; under Dispatcher.mu
+	how  atomic.Uint32                // its lane, and hashFlag when a subscriber wants no duplicates
 
 	refused, undecodable, dropped atomic.Uint64
 	put                           atomic.Uint64 // came into the inbox
@@ -188,17 +196,18 @@ func (d *Dispatcher) Register(subscribers ...*Subscriber) {
 		if s == nil || s.ch == nil && s.queue == nil || checkType(s.messageType) != nil {
 			continue
 		}
-		if s.dedup && s.missed == nil {
-			s.missed = &losses{newShares(maxMissed, d.o.FilterAge), d.up}
-		}
 		t := d.known[s.messageType]
 		if t == nil {
 			t = &msgType{name: s.messageType}
-			t.subs.Store(&[]*Subscriber{})
+			t.subs.Store(&[]registered{})
 			d.known[t.name] = t
 		}
-		if subs := *t.subs.Load(); !slices.Contains(subs, s) {
-			d.resubscribe(t, append(slices.Clip(subs), s))
+		if subs := *t.subs.Load(); !slices.ContainsFunc(subs, s.is) {
+			r := registered{Subscriber: s}
+			if s.dedup {
+				r.missed = &losses{newShares(maxMissed, d.o.FilterAge), d.up}
+			}
+			d.resubscribe(t, append(slices.Clip(subs), r))
 		}
 	}
 	d.forget()
@@ -215,7 +224,7 @@ func (d *Dispatcher) Deregister(subscribers ...*Subscriber) {
 			continue
 		}
 		t := d.known[s.messageType]
-		if i := slices.Index(*t.subs.Load(), s); i >= 0 {
+		if i := slices.IndexFunc(*t.subs.Load(), s.is); i >= 0 {
 			st := s.Stats()
 			t.dropped.Add(st.Dropped())
 			d.resubscribe(t, slices.Delete(slices.Clone(*t.subs.Load()), i, i+1))
@@ -224,7 +233,7 @@ func (d *Dispatcher) Deregister(subscribers ...*Subscriber) {
 }
 
 // resubscribe replaces the subscribers of a type. d.mu is held.
-func (d *Dispatcher) resubscribe(t *msgType, subs []*Subscriber) {
+func (d *Dispatcher) resubscribe(t *msgType, subs []registered) {
 	lane := uint32(PriorityLow.lane())
 	how := uint32(0)
 	for _, s := range subs {
@@ -367,7 +376,7 @@ func (d *Dispatcher) hand(t *msgType, run []parcel, now time.Time) {
 		}
 	}
 	for _, s := range *t.subs.Load() {
-		s.offer(run)
+		s.offer(run, s.missed)
 	}
 	if d.credit != nil {
 		for i := range run {

@@ -3,6 +3,7 @@ package dispatch_test
 import (
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -354,5 +355,42 @@ func TestOverflow(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// A subscriber that moved took with it what it had lost, which the dispatcher of
+// before was still writing to: the process ended.
+func TestRegressionMovedSubscriber(t *testing.T) {
+	ch := make(chan dispatch.Message) // full from the start
+	s := dispatch.NewSubscriber("s", ch, true, "a", 1)
+	stop := make(chan struct{})
+	var putting sync.WaitGroup
+	defer putting.Wait()
+	defer close(stop)
+	ds := []*dispatch.Dispatcher{newDispatcher(t, dispatch.DispatcherOptions{}), newDispatcher(t, dispatch.DispatcherOptions{})}
+	for k, d := range ds {
+		putting.Go(func() {
+			for i := 0; ; i++ {
+				select {
+				case <-stop:
+					return
+				default:
+					_ = d.Put(dispatch.NewMessage("a", "", []byte(fmt.Sprint(k, i)))) // the inbox may be full
+				}
+			}
+		})
+	}
+	for range 20 {
+		for _, d := range ds {
+			was := d.Stats().Subscribers
+			d.Register(s)
+			if len(was) != 0 || len(d.Stats().Subscribers) != 1 {
+				t.Fatalf("%v", was)
+			}
+			for lost := s.Stats().Dropped(); s.Stats().Dropped() < lost+100; {
+				runtime.Gosched()
+			}
+			d.Deregister(s) // while the loop hands on
+		}
 	}
 }

@@ -109,8 +109,9 @@ func TestRegressionPeersThatComeAndGoHideLosses(t *testing.T) {
 		if err := s.Stop(); err != nil {
 			t.Fatal(err)
 		}
-		if n := len(sub.missed.of); n > 2 || sub.missed.n > maxMissed {
-			t.Errorf("%d of %d peers are remembered", sub.missed.n, n)
+		missed := (*(*s.d.wanted.Load())[sub.MessageType()].subs.Load())[0].missed
+		if n := len(missed.of); n > 2 || missed.n > maxMissed {
+			t.Errorf("%d of %d peers are remembered", missed.n, n)
 		}
 	})
 }

@@ -20,10 +20,6 @@ type Subscriber struct {
 	ch    chan<- Message // one of the two
 	queue *queue
 
-	// missed is what it lost for want of room, if it wants no duplicates: then a
-	// repetition is none. The Dispatcher's loop owns it.
-	missed *losses
-
 	duplicates      atomic.Uint64
 	delivered, full atomic.Uint64 // of the channel
 }
@@ -53,16 +49,18 @@ func (s *Subscriber) MessageType() string { return s.messageType }
 // Weight is that of its messages as it counts: 0 to MaxWeight.
 func (s *Subscriber) Weight() int { return s.weight }
 
+func (s *Subscriber) is(r registered) bool { return r.Subscriber == s }
+
 // offer hands over messages, as far as there is room, and marks those that were
-// taken. It does not block.
-func (s *Subscriber) offer(run []parcel) {
+// taken. missed is what was lost before. It does not block.
+func (s *Subscriber) offer(run []parcel, missed *losses) {
 	if s.queue != nil {
-		s.duplicates.Add(s.queue.push(run, s.missed, int32(s.weight)))
+		s.duplicates.Add(s.queue.push(run, missed, int32(s.weight)))
 		return
 	}
 	for i := range run {
 		p := &run[i]
-		if s.missed.repeats(p) {
+		if missed.repeats(p) {
 			s.duplicates.Add(1)
 			continue
 		}
@@ -70,10 +68,10 @@ func (s *Subscriber) offer(run []parcel) {
 		case s.ch <- p.m:
 			s.delivered.Add(1)
 			p.taken, p.worth = true, max(p.worth, int32(s.weight))
-			s.missed.took(p)
+			missed.took(p)
 		default:
 			s.full.Add(1)
-			s.missed.lost(p)
+			missed.lost(p)
 		}
 	}
 }

@@ -29,6 +29,8 @@ func (l *clientLink) guard(ctx context.Context, bounded bool) guard {
 	}
 	if bounded {
 		l.began.Store(l.clock.now.Load())
+	} else {
+		l.began.Store(0) // the call before may have expired, and been drained
 	}
 	return g
 }
@@ -342,6 +344,9 @@ const (
 	maxDrains = 16
 	// drainTime is how long each may wait.
 	drainTime = 2 * time.Second
+	// lingerTime is how long a call over the plain wire may keep its place after its
+	// answer. Others may be waiting for it.
+	lingerTime = 200 * time.Millisecond
 	// cancelTimeout bounds the sending of a cancel, for which a window that has
 	// room needs no time.
 	cancelTimeout = 5 * time.Millisecond
@@ -516,7 +521,7 @@ func (c *Client) linger(l *clientLink) bool {
 		return false
 	}
 	c.work.Go(func() {
-		_ = l.conn.SetReadDeadline(time.Now().Add(drainTime))
+		_ = l.conn.SetReadDeadline(time.Now().Add(lingerTime))
 		if _, err := l.conn.Read(make([]byte, 1)); isTimeout(err) {
 			c.mu.Lock()
 			l.p.openEnded = true

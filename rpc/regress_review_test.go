@@ -3,10 +3,13 @@ package rpc
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"testing"
 	"time"
 
 	"github.com/kith-p2p/kith/access"
+	"github.com/libp2p/go-libp2p/core/network"
 )
 
 // What a review found, each as it showed.
@@ -91,5 +94,82 @@ func TestRegressionHiddenMethods(t *testing.T) {
 	}
 	if err := s.StartHandler("/kith/rpc/admin", func(context.Context, *Request) (*Response, error) { return nil, nil }); err == nil {
 		t.Error("a method of a program among the built-in ones")
+	}
+}
+
+// A call that ReadTimeout had ended left its mark on the stream, which was drained and
+// used again: the next call, bounded by its context, was over before it began.
+func TestRegressionExpiredCallLeavesItsMark(t *testing.T) {
+	c, s, to := pair(t, &ServerConfig{DrainTimeout: short}, &ClientConfig{ReadTimeout: short, MaxRetries: -1})
+	late := make(chan bool)
+	handle(t, s, "/kith-test/late", func(context.Context, *Request) (*Response, error) {
+		<-late
+		return &Response{}, nil
+	})
+	handleStream(t, s, "/kith-test/one", func(_ context.Context, st *ServerStream) error { return st.Send([]byte("x")) })
+	hangs := make(chan bool)
+	handle(t, s, "/kith-test/hangs", func(ctx context.Context, _ *Request) (*Response, error) {
+		hangs <- true
+		<-ctx.Done()
+		<-hangs
+		return nil, ctx.Err()
+	})
+	drained := func() {
+		t.Helper()
+		_, err := c.Send(t.Context(), to, "/kith-test/late", nil)
+		wantCode(t, err, CodeDeadlineExceeded)
+		late <- true
+		eventually(t, func() string {
+			if n := c.Stats().Idle; n != 1 {
+				return fmt.Sprintf("%d idle streams", n)
+			}
+			return ""
+		})
+	}
+	drained()
+	st, err := c.Open(ctxOf(t), &Request{Peer: to, Method: "/kith-test/one"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := st.Recv(); err != nil {
+		t.Error(err)
+	}
+	st.Close()
+
+	drained()
+	stopped := make(chan error)
+	go func() {
+		<-hangs
+		stopped <- s.Stop()
+	}()
+	_, err = c.Send(ctxOf(t), to, "/kith-test/hangs", nil) // its stream is reset
+	wantCode(t, err, CodeUnavailable)
+	hangs <- true
+	if err := <-stopped; err != nil {
+		t.Error(err)
+	}
+}
+
+// Whoever answers over the plain wire and never ends its half had each call's place
+// held for two seconds.
+func TestRegressionAnsweredCallKeepsItsPlace(t *testing.T) {
+	a, b := tcpHosts(t)
+	b.SetStreamHandler(echoID, func(s network.Stream) {
+		for p := make([]byte, 5); ; {
+			if _, err := io.ReadFull(s, p); err != nil {
+				return // and keeps s
+			}
+			s.Write(p)
+		}
+	})
+	c := newClient(t, a, &ClientConfig{MaxConnsPerPeer: 1, MaxRetries: -1})
+	begun := time.Now()
+	for range 5 {
+		if _, err := c.Send(ctxOf(t), b.ID(), echoID, []byte("x")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if took := time.Since(begun); took >= drainTime {
+		t.Errorf("five calls took %v", took)
 	}
 }

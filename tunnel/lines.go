@@ -96,6 +96,11 @@ func (l *lines) say(msg string, friend bool, this line) {
 // count returns where something is counted. The caller holds mu.
 func (l *lines) count(key lineKey, friend bool) (lineKey, *lineCount) {
 	if c := l.counts[key]; c != nil {
+		if friend && !c.friend && key.peer != "" && l.friends < maxFriendCounts { // named since
+			c.friend = true
+			l.friends++
+			l.strangers--
+		}
 		return key, c
 	}
 	switch {

@@ -262,3 +262,30 @@ func TestLinesConcurrently(t *testing.T) {
 		t.Errorf("%d refusals are in the log, there were %d", refusals, 8*500)
 	}
 }
+
+// A peer that was refused before the owner named it stayed a stranger for as long as
+// it came back every ten seconds.
+func TestRegressionNamedLaterStaysAStranger(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := new(tally)
+		l := &lines{log: slog.New(log)}
+		defer l.close()
+		from := func(p string) line { return line{"s", peer.ID(p), refuse(ReasonNotAllowed, "none")} }
+		l.say("refused", false, from("friend")) // not named yet
+		for i := range 20 {
+			for j := range 100 {
+				l.say("refused", false, from(fmt.Sprint("stranger ", i, j%10)))
+			}
+			before := log.of("friend")
+			l.say("refused", true, from("friend"))
+			if log.of("friend") == before {
+				t.Errorf("round %d: the named peer's line is kept out", i)
+			}
+			time.Sleep(linePeriod / 2)
+			synctest.Wait()
+		}
+		if l.friends != 1 || l.strangers < 0 || l.strangers > maxStrangerCounts {
+			t.Errorf("%d friends, %d strangers", l.friends, l.strangers)
+		}
+	})
+}

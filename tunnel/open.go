@@ -113,11 +113,14 @@ func (p *P2P) dialStream(ctx context.Context, remote peer.ID, tag protocol.ID, o
 	patient, cancel := context.WithTimeout(ctx, quicPatience)
 	defer cancel()
 	c, err := stream.Dial(patient, p.h, remote, tag, opts...)
-	if err != nil && patient.Err() != nil && ctx.Err() == nil {
-		return nil, &Error{Reason: ReasonLimit, Err: err, Detail: fmt.Sprintf(
-			"%s allows no further stream on its QUIC connection, where %d of ours are open; close some (TCP has no such cap)", remote, p.streamsTo(remote))}
+	if err == nil || patient.Err() == nil || ctx.Err() != nil {
+		return c, err
 	}
-	return c, err
+	if ours := p.streamsTo(remote); ours > 0 && p.overQUIC(remote) {
+		return nil, &Error{Reason: ReasonLimit, Err: err, Detail: fmt.Sprintf(
+			"%s allows no further stream on its QUIC connection, where %d of ours are open; close some (TCP has no such cap)", remote, ours)}
+	}
+	return nil, unreachable(remote, err) // the connection went meanwhile
 }
 
 // overQUIC says whether the peer is connected over QUIC alone.

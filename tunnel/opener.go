@@ -53,7 +53,11 @@ func (o *opener) stream(ctx context.Context) (c *stream.Conn, rich bool, err err
 			if o.waiting != nil {
 				o.waiting()
 			}
-			if err := o.p.dials.connect(ctx, o.remote, time.Until(until)); err != nil {
+			left := time.Until(until)
+			if o.cfg.Wait > 0 {
+				left = max(left, 1) // over, but a bound all the same
+			}
+			if err := o.p.dials.connect(ctx, o.remote, left); err != nil {
 				return nil, false, err
 			}
 		}

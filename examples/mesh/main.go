@@ -95,9 +95,10 @@ func run(ctx context.Context, args []string, out io.Writer) (err error) {
 				return err
 			}
 			defer func() { cancel(); two.Wait() }()
-			if said = bufio.NewScanner(pipe); said.Scan() {
-				know = []string{said.Text()}
+			if said = bufio.NewScanner(pipe); !said.Scan() {
+				return errors.New("the two do not start")
 			}
+			know = []string{said.Text()}
 		}
 	}
 	fmt.Fprintln(out, know[0])
