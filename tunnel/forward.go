@@ -174,7 +174,7 @@ func listenLocal(ctx context.Context, a ma.Multiaddr) (net.Listener, ma.Multiadd
 		l, err = lc.Listen(ctx, network, addr)
 	}
 	if err != nil {
-		return nil, nil, &bindError{network, addr, err}
+		return nil, nil, &bindError{whyNotBound(network, addr, err), err}
 	}
 	return l, socketAddr(l.Addr(), a), nil
 }
@@ -182,47 +182,51 @@ func listenLocal(ctx context.Context, a ma.Multiaddr) (net.Listener, ma.Multiadd
 // bindError says that this machine does not let a local address be listened on,
 // which is no fault of the address's form. It is ErrExists when it is taken.
 type bindError struct {
-	network, addr string
-	err           error
+	text string
+	err  error
 }
 
-func (e *bindError) Error() string { return "cannot listen on " + e.addr + ": " + e.why() }
+func (e *bindError) Error() string { return e.text }
 func (e *bindError) Unwrap() error { return e.err }
 func (e *bindError) Is(target error) bool {
 	return target == ErrExists && errors.Is(e.err, syscall.EADDRINUSE)
 }
 
-// why says what is wrong and what to do about it.
-func (e *bindError) why() string {
-	path := e.network == "unix"
-	dns, noName := errors.AsType[*net.DNSError](e.err)
+// whyNotBound says what is wrong and what to do about it.
+func whyNotBound(network, addr string, err error) string {
+	return "cannot listen on " + addr + ": " + bindAdvice(network == "unix", addr, err)
+}
+
+func bindAdvice(path bool, addr string, err error) string {
+	dns, noName := errors.AsType[*net.DNSError](err)
 	switch {
 	case noName:
 		return fmt.Sprintf("its name cannot be looked up (%s); give an IP address of this machine, such as 127.0.0.1", oneLine(dns.Err))
-	case errors.Is(e.err, syscall.EADDRINUSE):
+	case errors.Is(err, syscall.EADDRINUSE):
 		if path {
-			switch fi, err := os.Stat(e.addr); {
-			case err == nil && fi.IsDir():
+			switch fi, err := os.Stat(addr); {
+			case err != nil: // it went, or may not be looked at
+			case fi.IsDir():
 				return "there is a directory of that name; choose another path"
-			case err != nil || fi.Mode()&os.ModeSocket == 0:
+			case fi.Mode()&os.ModeSocket == 0:
 				return "there is a file of that name, which is no socket and is left alone; choose another path"
 			}
 		}
 		return "it is in use by another program or mount (`kith ls`); choose another port or path, or 0 to have a port picked"
-	case errors.Is(e.err, syscall.EADDRNOTAVAIL):
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
 		return "this machine has no such address; give one that it has, such as 127.0.0.1, or 0.0.0.0 for all of them"
-	case path && errors.Is(e.err, fs.ErrNotExist):
-		return fmt.Sprintf("there is no directory %s; make it first, or choose another path", filepath.Dir(e.addr))
-	case path && errors.Is(e.err, syscall.ENOTDIR):
+	case path && errors.Is(err, fs.ErrNotExist):
+		return fmt.Sprintf("there is no directory %s; make it first, or choose another path", filepath.Dir(addr))
+	case path && errors.Is(err, syscall.ENOTDIR):
 		return "a part of this path is no directory; choose another path"
-	case path && errors.Is(e.err, syscall.EINVAL):
-		return fmt.Sprintf("%d bytes are more than the path of a unix socket may have; choose a shorter one", len(e.addr))
-	case path && errors.Is(e.err, fs.ErrPermission):
-		return fmt.Sprintf("this user may not make a socket in %s; choose a path in a directory of your own", filepath.Dir(e.addr))
-	case errors.Is(e.err, fs.ErrPermission):
+	case path && errors.Is(err, syscall.EINVAL):
+		return fmt.Sprintf("%d bytes are more than the path of a unix socket may have; choose a shorter one", len(addr))
+	case path && errors.Is(err, fs.ErrPermission):
+		return fmt.Sprintf("this user may not make a socket in %s; choose a path in a directory of your own", filepath.Dir(addr))
+	case errors.Is(err, fs.ErrPermission):
 		return "not permitted; ports below 1024 need privileges: choose one from 1024, or 0 to have one picked"
 	}
-	return rootCause(e.err) + "; mend that, or choose another port or path"
+	return rootCause(err) + "; mend that, or choose another port or path"
 }
 
 func (f *forward) shut() error {
