@@ -17,6 +17,10 @@ func TestHostileSteps(t *testing.T) {
 				if err := n.reach(2 * time.Minute); err != nil {
 					t.Fatal(err)
 				}
+				// Nodes that have only just met still choose between each other.
+				if err := n.advance(time.Now().Add(5 * time.Minute)); err != nil {
+					t.Fatal(err)
+				}
 				l := n.nodes[1].alive()
 				before := sessions(l)
 				n.beHostile(l, Step{Node: 1, Lasts: time.Minute, Choice: uint64(i + len(hostileSteps))})
