@@ -79,9 +79,7 @@ func TestQUICStreamCapHasAReason(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { h.Close() })
-	stock := NewP2P(h.ID(), h, nil)
-	t.Cleanup(func() { stock.Close() })
-	a, b := node{stock, h}, newNode(t)
+	a, b := nodeOver(t, h), newNode(t)
 	expose(t, a, "hold", service(t, func(c net.Conn) { io.Copy(io.Discard, c) }), AllowAny())
 	b.Remember(a.id, a.addr())
 	opened := 0

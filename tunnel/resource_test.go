@@ -34,13 +34,7 @@ func limitedNode(t *testing.T, c rcmgr.PartialLimitConfig) node {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { h.Close() })
-	p := NewP2P(h.ID(), h, nil)
-	t.Cleanup(func() {
-		if err := p.Close(); err != nil {
-			t.Errorf("close: %v", err)
-		}
-	})
-	return node{p, h}
+	return nodeOver(t, h)
 }
 
 // A limit of libp2p's was "a resource limit": not which, nor how high it is.

@@ -83,7 +83,12 @@ type node struct {
 
 func newNode(t testing.TB, listen ...string) node {
 	t.Helper()
-	h := newHost(t, listen...)
+	return nodeOver(t, newHost(t, listen...))
+}
+
+// nodeOver is a node on a host of the test's.
+func nodeOver(t testing.TB, h host.Host) node {
+	t.Helper()
 	p := NewP2P(h.ID(), h, nil, WithLogger(slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))))
 	t.Cleanup(func() {
 		if err := p.Close(); err != nil {

@@ -38,13 +38,7 @@ func secured(t testing.TB, id protocol.ID) (a, b node) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { h.Close() })
-		p := NewP2P(h.ID(), h, nil)
-		t.Cleanup(func() {
-			if err := p.Close(); err != nil {
-				t.Errorf("close: %v", err)
-			}
-		})
-		return node{p, h}
+		return nodeOver(t, h)
 	}
 	return one(ma.StringCast(overTCP)), one()
 }

@@ -234,17 +234,7 @@ func TestRecvRate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		nx, ny := net.Pipe()
 		// Whole batches are in the way of x's pongs, for a minute each.
-		x, y := connect(t, nx, Options{LongQueues: true, PingInterval: 100 * time.Hour}), connect(t, ny, Options{RecvRate: 1000})
-		kx, ky := seeded(t, 3), seeded(t, 4)
-		if err := both(func() error {
-			_, _, err := x.Handshake(t.Context(), infoOf(kx), kx)
-			return err
-		}, func() error {
-			_, _, err := y.Handshake(t.Context(), infoOf(ky), ky)
-			return err
-		}); err != nil {
-			t.Fatal(err)
-		}
+		x, y := pairOf(t, nx, ny, Options{LongQueues: true, PingInterval: 100 * time.Hour}, Options{RecvRate: 1000})
 		go x.ReceiveMessage()
 		start := time.Now()
 		go func() {
@@ -286,17 +276,7 @@ func TestRecvRateHoldsUpDataOnly(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				nx, ny := net.Pipe()
-				x, y := connect(t, nx, theirs), connect(t, ny, Options{RecvRate: 1000})
-				kx, ky := seeded(t, 3), seeded(t, 4)
-				if err := both(func() error {
-					_, _, err := x.Handshake(t.Context(), infoOf(kx), kx)
-					return err
-				}, func() error {
-					_, _, err := y.Handshake(t.Context(), infoOf(ky), ky)
-					return err
-				}); err != nil {
-					t.Fatal(err)
-				}
+				x, y := pairOf(t, nx, ny, theirs, Options{RecvRate: 1000})
 				start := time.Now()
 				ended := make(chan error, 2)
 				for _, c := range []*Connection{x, y} {
